@@ -1,0 +1,62 @@
+"""Vision Transformer, its hybrids and BiT-ResNets for Keras, with the official weights.
+
+Models:       create_model, list_models, VisionTransformer, HybridVisionTransformer, BiTResNet and
+              their configurations
+Checkpoints:  from_pretrained, save_pretrained, list_checkpoints, CheckpointError
+Work:         pretrain, finetune, evaluate, predict, export
+
+What needs TensorFlow's data pipelines or a download is imported when it is first used.
+"""
+
+import importlib
+import pathlib
+import sys
+
+from keras_vit.version import __version__
+
+# public name -> module
+_PUBLIC = {
+    "BiTResNet": "keras_vit.models",
+    "BiTResNetConfig": "keras_vit.models",
+    "CheckpointError": "keras_vit.checkpoints.errors",
+    "HybridVisionTransformer": "keras_vit.models",
+    "HybridVisionTransformerConfig": "keras_vit.models",
+    "Preprocessing": "keras_vit.models",
+    "VisionTransformer": "keras_vit.models",
+    "VisionTransformerConfig": "keras_vit.models",
+    "create_model": "keras_vit.zoo",
+    "evaluate": "keras_vit.evaluation.classification",
+    "export": "keras_vit.serving.export",
+    "finetune": "keras_vit.training.run",
+    "from_pretrained": "keras_vit.zoo",
+    "list_checkpoints": "keras_vit.checkpoints.catalog",
+    "list_models": "keras_vit.zoo",
+    "predict": "keras_vit.serving.predict",
+    "pretrain": "keras_vit.training.run",
+    "save_pretrained": "keras_vit.zoo",
+}
+__all__ = ["__version__", *_PUBLIC]
+
+
+def _is_command():
+    """Whether this process is `keras-vit` or `python -m keras_vit`."""
+    script = sys.argv[0] if sys.argv else ""
+    return pathlib.PurePath(script).stem == "keras-vit" or (
+        script == "-m" and "keras_vit" in sys.orig_argv
+    )
+
+
+# Keras finds the classes of `.keras` files only once they are imported.  The command imports what a
+# subcommand needs and no more, so that `--help` and wrong flags are answered at once.
+if not _is_command():
+    importlib.import_module("keras_vit.models")
+
+
+def __getattr__(name):
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'keras_vit' has no attribute {name!r}")
+    return getattr(importlib.import_module(_PUBLIC[name]), name)
+
+
+def __dir__():
+    return sorted(__all__)

@@ -1,0 +1,220 @@
+"""`vit_jax`: ViT and hybrid files of google-research/vision_transformer.
+
+Symbols: D hidden, M mlp_dim, k heads, d = D / k, p q patch, C channels that are cut into patches,
+T positions, R representation, Y classes; m middle and f output channels of a unit, c its input's.
+"""
+
+from keras_vit.checkpoints.rules import Architecture, Format, Row
+
+# "pre_linen" numbers a block's parts through (the published files), "linen" each kind by itself
+# (what the code writes today).  Group norms were (1, 1, 1, C) in files of before 2022.
+_PRE_LINEN = {
+    "norm_1": "LayerNorm_0",
+    "attention": "MultiHeadDotProductAttention_1",
+    "norm_2": "LayerNorm_2",
+    "mlp": "MlpBlock_3",
+}
+_LINEN = {
+    "norm_1": "LayerNorm_0",
+    "attention": "MultiHeadDotProductAttention_0",
+    "norm_2": "LayerNorm_1",
+    "mlp": "MlpBlock_0",
+}
+LAYOUTS = {
+    "linen": {**_LINEN, "ones": ""},
+    "pre_linen": {**_PRE_LINEN, "ones": "1 1 1"},
+    "pre_linen_squeezed": {**_PRE_LINEN, "ones": ""},
+    "linen_unsqueezed": {**_LINEN, "ones": "1 1 1"},
+}
+
+_BLOCK = "Transformer/encoderblock_{i}"
+_ATTENTION = _BLOCK + "/{attention}"
+_MLP = _BLOCK + "/{mlp}"
+_UNIT = "block{b}/unit{u}"
+
+# fmt: off
+ROWS = (
+    Row("stem", "conv_root/kernel", "conv_root/kernel", "s t in root"),
+    Row("stem", "gn_root/gamma", "gn_root/scale", "root", "{ones} root"),
+    Row("stem", "gn_root/beta", "gn_root/bias", "root", "{ones} root"),
+    Row("unit", "block{b}_unit{u}/conv1/kernel", _UNIT + "/conv1/kernel", "1 1 c m"),
+    Row("unit", "block{b}_unit{u}/gn1/gamma", _UNIT + "/gn1/scale", "m", "{ones} m"),
+    Row("unit", "block{b}_unit{u}/gn1/beta", _UNIT + "/gn1/bias", "m", "{ones} m"),
+    Row("unit", "block{b}_unit{u}/conv2/kernel", _UNIT + "/conv2/kernel", "s t n m"),
+    Row("unit", "block{b}_unit{u}/gn2/gamma", _UNIT + "/gn2/scale", "m", "{ones} m"),
+    Row("unit", "block{b}_unit{u}/gn2/beta", _UNIT + "/gn2/bias", "m", "{ones} m"),
+    Row("unit", "block{b}_unit{u}/conv3/kernel", _UNIT + "/conv3/kernel", "1 1 m f"),
+    Row("unit", "block{b}_unit{u}/gn3/gamma", _UNIT + "/gn3/scale", "f", "{ones} f"),
+    Row("unit", "block{b}_unit{u}/gn3/beta", _UNIT + "/gn3/bias", "f", "{ones} f"),
+    Row("projection", "block{b}_unit{u}/conv_proj/kernel", _UNIT + "/conv_proj/kernel", "1 1 c f"),
+    Row("projection", "block{b}_unit{u}/gn_proj/gamma", _UNIT + "/gn_proj/scale", "f", "{ones} f"),
+    Row("projection", "block{b}_unit{u}/gn_proj/beta", _UNIT + "/gn_proj/bias", "f", "{ones} f"),
+    Row("model", "embedding/kernel", "embedding/kernel", "p q C D"),
+    Row("model", "embedding/bias", "embedding/bias", "D"),
+    Row("class_token", "cls/token", "cls", "1 1 D"),
+    Row("model", "posembed_input/embedding", "Transformer/posembed_input/pos_embedding", "1 T D"),
+    Row("block", "encoderblock_{i}/norm_1/gamma", _BLOCK + "/{norm_1}/scale", "D"),
+    Row("block", "encoderblock_{i}/norm_1/beta", _BLOCK + "/{norm_1}/bias", "D"),
+    Row("block", "encoderblock_{i}/attention/query_kernel", _ATTENTION + "/query/kernel", "D k d"),
+    Row("block", "encoderblock_{i}/attention/query_bias", _ATTENTION + "/query/bias", "k d"),
+    Row("block", "encoderblock_{i}/attention/key_kernel", _ATTENTION + "/key/kernel", "D k d"),
+    Row("block", "encoderblock_{i}/attention/key_bias", _ATTENTION + "/key/bias", "k d"),
+    Row("block", "encoderblock_{i}/attention/value_kernel", _ATTENTION + "/value/kernel", "D k d"),
+    Row("block", "encoderblock_{i}/attention/value_bias", _ATTENTION + "/value/bias", "k d"),
+    Row("block", "encoderblock_{i}/attention/out_kernel", _ATTENTION + "/out/kernel", "k d D"),
+    Row("block", "encoderblock_{i}/attention/out_bias", _ATTENTION + "/out/bias", "D"),
+    Row("block", "encoderblock_{i}/norm_2/gamma", _BLOCK + "/{norm_2}/scale", "D"),
+    Row("block", "encoderblock_{i}/norm_2/beta", _BLOCK + "/{norm_2}/bias", "D"),
+    Row("block", "encoderblock_{i}/mlp/dense_1/kernel", _MLP + "/Dense_0/kernel", "D M"),
+    Row("block", "encoderblock_{i}/mlp/dense_1/bias", _MLP + "/Dense_0/bias", "M"),
+    Row("block", "encoderblock_{i}/mlp/dense_2/kernel", _MLP + "/Dense_1/kernel", "M D"),
+    Row("block", "encoderblock_{i}/mlp/dense_2/bias", _MLP + "/Dense_1/bias", "D"),
+    Row("model", "encoder_norm/gamma", "Transformer/encoder_norm/scale", "D"),
+    Row("model", "encoder_norm/beta", "Transformer/encoder_norm/bias", "D"),
+    Row("representation", "pre_logits/kernel", "pre_logits/kernel", "D R"),
+    Row("representation", "pre_logits/bias", "pre_logits/bias", "R"),
+    Row("head", "head/kernel", "head/kernel", "F Y"),
+    Row("head", "head/bias", "head/bias", "Y"),
+)
+# fmt: on
+
+
+def _encoder_fields(view):
+    """D, M, k and L by the vote of all arrays that know them, so that one bad array is outvoted."""
+    depth = len(view.indices("Transformer/encoderblock_{}/"))
+    blocks = [_BLOCK.replace("{i}", str(i)) for i in range(depth)]
+    ends = (
+        ("embedding/kernel", -1),
+        ("embedding/bias", 0),
+        ("cls", -1),
+        ("Transformer/encoder_norm/scale", 0),
+    )
+    evidence = {
+        "hidden_size": (("/{norm_1}/scale", 0), ("/{attention}/out/bias", 0)),
+        "mlp_dim": (("/{mlp}/Dense_0/bias", 0), ("/{mlp}/Dense_0/kernel", 1)),
+        "num_heads": (("/{attention}/query/bias", 0), ("/{attention}/out/kernel", 0)),
+    }
+    fields = {
+        name: view.vote(
+            *((block + key, axis) for block in blocks for key, axis in keys),
+            *(ends if name == "hidden_size" else ()),
+        )
+        for name, keys in evidence.items()
+    }
+    return {**fields, "depth": depth}
+
+
+def read_architecture(view):
+    """The `Architecture` of a file, or a sentence that says what it lacks."""
+    fields = _encoder_fields(view)
+    missing = sorted(name for name, value in fields.items() if not value)
+    kernel = view.shape("embedding/kernel")
+    positions = view.shape("Transformer/posembed_input/pos_embedding")
+    if missing or kernel is None or len(kernel) != 4 or positions is None or len(positions) != 3:
+        return (
+            "too little is left to read the architecture off: "
+            f"{', '.join(missing) or 'embedding/kernel (P, Q, C, D) or positions (1, T, D)'}"
+        )
+    class_token = view.shape("cls") is not None
+    representation = view.vote(("pre_logits/bias", 0), ("pre_logits/kernel", 1))
+    fields |= {
+        "patch_size": kernel[:2],
+        "class_token": class_token,
+        "pooling": "token" if class_token else "mean",
+        "representation_size": representation,
+        "num_classes": view.vote(("head/bias", 0), ("head/kernel", 1)) or 0,
+    }
+    family = "vit"
+    if view.shape("conv_root/kernel") is not None:
+        family = "hybrid"
+        root = view.vote(("conv_root/kernel", -1), ("gn_root/scale", -1), ("gn_root/bias", -1))
+        fields["width_factor"] = root / 64
+        fields["in_channels"] = view.vote(("conv_root/kernel", 2)) or 3
+        fields["stage_depths"] = stage_depths(view, "block{}/", "unit{}/")
+        if 0 in fields["stage_depths"]:
+            return "a stage of the ResNet is missing altogether"
+    else:
+        fields["in_channels"] = kernel[2]
+    return Architecture(family, fields, num_positions=positions[1])
+
+
+def stage_depths(view, block, unit):
+    """How many units each stage has; 0 for a stage that is missing between others."""
+    last = max(view.indices(block), default=0)
+    if last > 16:
+        return (0,)
+    return tuple(len(view.indices(block.format(b) + unit)) for b in range(1, last + 1))
+
+
+def unit_symbols(stage_depths, root):
+    """For every unit: its indices, and the channels in (c), in the middle (m = n) and out (f)."""
+    channels = root
+    for b, num_units in enumerate(stage_depths, start=1):
+        middle = root * 2 ** (b - 1)
+        for u in range(1, num_units + 1):
+            yield {
+                "b": b, "u": u, "c": channels, "m": middle, "n": middle, "f": 4 * middle,
+                "s": 3, "t": 3,
+            }  # fmt: skip
+            channels = 4 * middle
+
+
+def scopes(architecture):
+    """The sets of symbols of each scope."""
+    fields = architecture.fields
+    hidden, heads = fields["hidden_size"], fields["num_heads"]
+    rows, columns = fields["patch_size"]
+    model = {
+        "D": hidden, "M": fields["mlp_dim"], "k": heads, "d": hidden // heads,
+        "p": rows, "q": columns, "C": fields["in_channels"], "T": architecture.num_positions,
+        "R": fields["representation_size"], "F": fields["representation_size"] or hidden,
+        "Y": fields["num_classes"],
+    }  # fmt: skip
+    stem, units = [], []
+    if architecture.family == "hybrid":
+        root = int(64 * fields["width_factor"])
+        stem = [{"s": 7, "t": 7, "in": fields["in_channels"], "root": root}]
+        units = list(unit_symbols(fields["stage_depths"], root))
+        model["C"] = units[-1]["f"] if units else root
+    return {
+        "stem": stem,
+        "unit": units,
+        "projection": [unit for unit in units if unit["u"] == 1],
+        "model": [model],
+        "class_token": [model] if fields["class_token"] else [],
+        "block": [{**model, "i": i} for i in range(fields["depth"])],
+        "representation": [model] if fields["representation_size"] else [],
+        "head": [model] if fields["num_classes"] else [],
+    }
+
+
+def unsupported(architecture):
+    """What the official code could not load, or would compute differently."""
+    if architecture.family not in ("vit", "hybrid"):
+        return [f"a model of the family {architecture.family!r}"]
+    fields = architecture.fields
+    expected = {
+        "position_embedding": ("learned",),
+        "pooling": ("token", "mean", "none"),
+        "gelu": ("tanh",),
+        "layer_norm_epsilon": (1e-6,),
+    }
+    return [
+        f"`{name}` {fields[name]!r} (only {', '.join(map(str, known))})"
+        for name, known in expected.items()
+        if name in fields and fields[name] not in known
+    ]
+
+
+VIT_JAX = Format(
+    name="vit_jax",
+    signature="Transformer/posembed_input/pos_embedding",
+    prefixes=("", "params/", "opt/target/"),
+    layouts=LAYOUTS,
+    rows=ROWS,
+    # What a training state holds beside the parameters.
+    dropped=(r"opt/(state|step|count)\b", r"opt/\d", r"(step|epoch|accum_step)$", r"state/"),
+    architecture=read_architecture,
+    scopes=scopes,
+    unsupported=unsupported,
+)

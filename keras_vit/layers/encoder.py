@@ -1,0 +1,164 @@
+"""The Transformer encoder's block (Eq. 2 and 3 of arXiv:2010.11929v2).
+
+Shapes: B batch, T tokens, D hidden.
+"""
+
+import math
+
+import keras
+from keras import ops
+
+from keras_vit.layers import initializers
+from keras_vit.layers.attention import MultiHeadAttention
+from keras_vit.layers.regularization import drop_branch, dropout, seed_generator
+
+
+def gelu_tanh(x):
+    """x/2 (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))): the official code's GELU.
+
+    The cube is a product: `tf.pow` costs several times as much on CPUs.
+    """
+    scale = math.sqrt(2.0 / math.pi)
+    return 0.5 * x * (1.0 + ops.tanh(scale * (x + 0.044715 * (x * x * x))))
+
+
+def gelu_exact(x):
+    """x/2 (1 + erf(x / sqrt(2))): the GELU of timm and Hugging Face.
+
+    Written with `erf`, because TensorFlow's own kernel uses `erfc`, which ONNX does not have.
+    """
+    return 0.5 * x * (1.0 + ops.erf(x * (1.0 / math.sqrt(2.0))))
+
+
+GELUS = {"tanh": gelu_tanh, "exact": gelu_exact}
+
+
+@keras.saving.register_keras_serializable(package="keras_vit")
+class MlpBlock(keras.layers.Layer):
+    """Dense, GELU, dropout, dense, dropout: (B, T, D) -> (B, T, D).
+
+    Args:
+        mlp_dim: width of the hidden layer.
+        dropout: rate after the GELU and after the second dense layer, in [0, 1).
+        gelu: `"tanh"` (official files) or `"exact"` (timm, Hugging Face).
+    """
+
+    def __init__(self, mlp_dim, dropout=0.0, gelu="tanh", **kwargs):
+        super().__init__(**kwargs)
+        if gelu not in GELUS:
+            raise ValueError(f"`gelu` must be one of {sorted(GELUS)}. Received: {gelu!r}")
+        self.mlp_dim = mlp_dim
+        self.dropout = dropout
+        self.gelu = gelu
+        self.seeds = seed_generator(dropout)
+
+    def build(self, input_shape):
+        features = input_shape[-1]
+        widths = {"dense_1": (features, self.mlp_dim), "dense_2": (self.mlp_dim, features)}
+        for name, (fan_in, fan_out) in widths.items():
+            layer = keras.layers.Dense(
+                fan_out,
+                kernel_initializer=initializers.xavier_uniform(fan_in, fan_out),
+                bias_initializer=initializers.normal(1e-6),
+                dtype=self.dtype_policy,
+                name=name,
+            )
+            layer.build((*input_shape[:-1], fan_in))
+            setattr(self, name, layer)
+
+    def call(self, tokens, training=None):
+        hidden = GELUS[self.gelu](self.dense_1(tokens))  # (B, T, mlp_dim)
+        hidden = dropout(hidden, self.dropout, self.seeds, training)
+        return dropout(self.dense_2(hidden), self.dropout, self.seeds, training)  # (B, T, D)
+
+    def compute_output_shape(self, input_shape):
+        return input_shape
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "mlp_dim": self.mlp_dim,
+            "dropout": self.dropout,
+            "gelu": self.gelu,
+        }
+
+
+@keras.saving.register_keras_serializable(package="keras_vit")
+class EncoderBlock(keras.layers.Layer):
+    """Pre-norm Transformer block: x + MSA(LN(x)), then x + MLP(LN(x)).
+
+    Args:
+        num_heads: k; must divide D.
+        mlp_dim: width of the MLP's hidden layer.
+        dropout: rate after the attention and inside the MLP, in [0, 1).
+        attention_dropout: rate on the attention probabilities, in [0, 1).
+        stochastic_depth: probability that each of the two branches is dropped, in [0, 1).
+        gelu: `"tanh"` or `"exact"`.
+        layer_norm_epsilon: added to the variance; 1e-6 in the official code.
+
+    Call arguments:
+        tokens: (B, T, D).
+        training: whether dropout and stochastic depth act.
+    """
+
+    def __init__(
+        self,
+        num_heads,
+        mlp_dim,
+        dropout=0.0,
+        attention_dropout=0.0,
+        stochastic_depth=0.0,
+        gelu="tanh",
+        layer_norm_epsilon=1e-6,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        self.num_heads = num_heads
+        self.mlp_dim = mlp_dim
+        self.dropout = dropout
+        self.attention_dropout = attention_dropout
+        self.stochastic_depth = stochastic_depth
+        self.gelu = gelu
+        self.layer_norm_epsilon = layer_norm_epsilon
+        self.seeds = seed_generator(dropout, stochastic_depth)
+
+    def build(self, input_shape):
+        policy = self.dtype_policy
+        for name in ("norm_1", "norm_2"):
+            norm = keras.layers.LayerNormalization(
+                epsilon=self.layer_norm_epsilon, dtype=policy, name=name
+            )
+            norm.build(input_shape)
+            setattr(self, name, norm)
+        self.attention = MultiHeadAttention(
+            self.num_heads, self.attention_dropout, dtype=policy, name="attention"
+        )
+        self.attention.build(input_shape)
+        self.mlp = MlpBlock(self.mlp_dim, self.dropout, self.gelu, dtype=policy, name="mlp")
+        self.mlp.build(input_shape)
+
+    def attention_probabilities(self, tokens):
+        """(B, k, T, T) float32: what this block's heads attend to, given the block's input."""
+        return self.attention.attention_probabilities(self.norm_1(tokens))
+
+    def call(self, tokens, training=None):
+        branch = self.attention(self.norm_1(tokens), training=training)
+        branch = dropout(branch, self.dropout, self.seeds, training)
+        tokens = tokens + drop_branch(branch, self.stochastic_depth, self.seeds, training)
+        branch = self.mlp(self.norm_2(tokens), training=training)
+        return tokens + drop_branch(branch, self.stochastic_depth, self.seeds, training)
+
+    def compute_output_shape(self, input_shape):
+        return input_shape
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "num_heads": self.num_heads,
+            "mlp_dim": self.mlp_dim,
+            "dropout": self.dropout,
+            "attention_dropout": self.attention_dropout,
+            "stochastic_depth": self.stochastic_depth,
+            "gelu": self.gelu,
+            "layer_norm_epsilon": self.layer_norm_epsilon,
+        }

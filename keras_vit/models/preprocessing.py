@@ -1,0 +1,72 @@
+"""What pixels a model wants: the one description that travels with it everywhere."""
+
+import dataclasses
+
+RESIZE_RULES = ("squash", "short_side")
+INTERPOLATIONS = ("bilinear", "area", "bicubic")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Preprocessing:
+    """Evaluation preprocessing: decoded RGB pixels in [0, 255] -> the model's input.
+
+    Args:
+        image_size: (height, width) of the model's input in pixels.
+        value_range: the values that pixel 0 and pixel 255 become; (-1, 1) in every official family
+            (`x / 127.5 - 1`).
+        resize: `"squash"` resizes the whole image to `resize_to`, whatever its aspect ratio (the
+            official evaluation of ViT, AugReg, SAM and BiT); `"short_side"` resizes the short side
+            to `resize_to[0]` and keeps the aspect ratio (big_vision's `resize_small`).  Either is
+            followed by a central crop to `image_size`.
+        resize_to: (height, width) in pixels before the central crop; None means `image_size`, so
+            that nothing is cropped after a squash.
+        interpolation: one of `INTERPOLATIONS`; always without antialiasing, as officially.
+
+    Raises:
+        ValueError: for an unknown rule or interpolation, sizes that are not positive, or a
+            `resize_to` smaller than `image_size`.
+    """
+
+    image_size: tuple[int, int]
+    value_range: tuple[float, float] = (-1.0, 1.0)
+    resize: str = "squash"
+    resize_to: tuple[int, int] | None = None
+    interpolation: str = "bilinear"
+
+    def __post_init__(self):
+        object.__setattr__(self, "image_size", tuple(self.image_size))
+        object.__setattr__(self, "value_range", tuple(float(v) for v in self.value_range))
+        if self.resize_to is not None:
+            object.__setattr__(self, "resize_to", tuple(self.resize_to))
+        for field, known in (("resize", RESIZE_RULES), ("interpolation", INTERPOLATIONS)):
+            if getattr(self, field) not in known:
+                raise ValueError(
+                    f"`{field}` must be one of {known}. Received: {getattr(self, field)!r}"
+                )
+        if len(self.image_size) != 2 or min(self.image_size) < 1:
+            raise ValueError(
+                f"`image_size` must be (height, width) in pixels. Received: {self.image_size}"
+            )
+        if self.resize_to is not None and (
+            len(self.resize_to) != 2
+            or any(r < s for r, s in zip(self.resize_to, self.image_size, strict=True))
+        ):
+            raise ValueError(
+                "`resize_to` must be (height, width) and at least `image_size` "
+                f"{self.image_size}. Received: {self.resize_to}"
+            )
+        low, high = self.value_range
+        if not low < high:
+            raise ValueError(f"`value_range` must rise. Received: {self.value_range}")
+
+    def with_image_size(self, image_size):
+        """The same rule for another input size; a crop margin keeps its proportion."""
+        resize_to = None
+        if self.resize_to is not None:
+            resize_to = tuple(
+                round(new * old_to / old)
+                for new, old, old_to in zip(
+                    image_size, self.image_size, self.resize_to, strict=True
+                )
+            )
+        return dataclasses.replace(self, image_size=tuple(image_size), resize_to=resize_to)

@@ -1,0 +1,346 @@
+"""Where models meet checkpoints: models by name, models from files, files from models."""
+
+import concurrent.futures
+import dataclasses
+import math
+import pathlib
+from collections.abc import Callable
+
+import keras
+import numpy as np
+
+from keras_vit.checkpoints import readers, rules
+from keras_vit.checkpoints.errors import CheckpointError
+from keras_vit.checkpoints.formats import find_format, get_format, write_npz
+from keras_vit.checkpoints.positions import resize_positions
+from keras_vit.layers.initializers import blank_initialization
+from keras_vit.models import BiTResNet, HybridVisionTransformer, Preprocessing, VisionTransformer
+from keras_vit.models.classifier import ImageClassifier, pair, replace_fields
+from keras_vit.models.presets import get_preset, list_models
+
+__all__ = ["create_model", "from_pretrained", "list_models", "save_pretrained"]
+
+FAMILIES = {"vit": VisionTransformer, "hybrid": HybridVisionTransformer, "bit": BiTResNet}
+DEFAULT_FORMATS = {"vit": "vit_jax", "hybrid": "vit_jax", "bit": "bit"}
+
+# Fields that no array tells and that need none: what `from_pretrained` lets a caller choose.
+FREE_FIELDS = (
+    "dropout",
+    "attention_dropout",
+    "stochastic_depth",
+    "gelu",
+    "layer_norm_epsilon",
+    "group_norm_epsilon",
+    "conv_epsilon",
+    "pooling",
+    "head_bias",
+)
+
+POSITIONS = "posembed_input/embedding"
+
+
+def create_model(
+    model, *, num_classes=1000, image_size=224, class_names=None, name=None, dtype=None, **overrides
+):
+    """A model with random weights, drawn as the official code draws them.
+
+    Args:
+        model: a name of `list_models()`, such as `"ViT-B/16"`.
+        num_classes: width of the head; 0 for none.
+        image_size: (height, width) in pixels, or one integer.
+        class_names: one name for each class, or None.
+        name: of the Keras model.
+        dtype: dtype or policy of the layers, such as `"mixed_bfloat16"`.
+        **overrides: any other field of the model's configuration.
+
+    Returns:
+        A functional `keras.Model`: (B, height, width, 3) in [-1, 1] -> (B, num_classes) logits.
+
+    Raises:
+        ValueError: for an unknown name or field (lists the close ones), or a bad value.
+    """
+    model_class, config = get_preset(model)
+    changes = {"num_classes": num_classes, "image_size": pair(image_size, "image_size")}
+    config = replace_fields(config, {**changes, **overrides})
+    return model_class(config, class_names=class_names, name=name, dtype=dtype)
+
+
+def from_pretrained(
+    source,
+    *,
+    num_classes=None,
+    image_size=None,
+    format=None,
+    class_names=None,
+    name=None,
+    dtype=None,
+    **overrides,
+):
+    """The model in a file; its architecture is read off the arrays alone.
+
+    Args:
+        source: path of an official `.npz` file (ViT, hybrid or BiT), of a `.keras` file of this
+            package, or of a folder that a training wrote.
+        num_classes: None keeps the file's head; a number drops head and representation layer and
+            starts a new head at zero, as the paper's fine-tuning does; 0 leaves the head out.
+        image_size: (height, width) in pixels, or one integer; None keeps that of the file.  Where
+            the number of positions changes, they are interpolated (section 3.2 of the paper).  As
+            in the official code, positions whose number stays the same are taken as they are.
+        format: name of the file's format; None finds it.
+        class_names: one name for each class; None keeps the file's, if it has them and its head.
+        name: of the Keras model.
+        dtype: dtype or policy of the layers.
+        **overrides: fields of the configuration that no array tells: `FREE_FIELDS`.
+
+    Returns:
+        A functional `keras.Model` whose `origin` says where its weights come from.
+
+    Raises:
+        CheckpointError: if the file cannot be read or is not what it should be; lists all that is
+            wrong with it.
+        ValueError: for bad arguments.
+    """
+    for field in overrides:
+        if field not in FREE_FIELDS:
+            raise ValueError(
+                f"only {', '.join(FREE_FIELDS)} can be chosen for a file. Received: {field}"
+            )
+    found = _open(pathlib.Path(source), format)
+    dropped = set() if num_classes is None else {"head", "pre_logits"}
+    fields = dict(found.architecture.fields)
+    if num_classes is not None:
+        fields["num_classes"] = num_classes
+        if "representation_size" in fields:
+            fields["representation_size"] = None
+    fields["image_size"] = _image_size(source, found, image_size)
+    model_class = FAMILIES[found.architecture.family]
+    config = replace_fields(_config(source, model_class, fields), overrides)
+
+    preprocessing = found.preprocessing or Preprocessing(image_size=config.image_size)
+    if class_names is None and num_classes is None:
+        class_names = found.class_names
+    # Reading and building take about as long and do not hinder each other.
+    with concurrent.futures.ThreadPoolExecutor(1) as reader, blank_initialization(_blank):
+        paths = {path for path in found.paths if path.split("/")[0] not in dropped}
+        reading = reader.submit(found.read, paths)
+        model = model_class(
+            config,
+            preprocessing=preprocessing.with_image_size(config.image_size),
+            class_names=class_names,
+            origin=found.origin,
+            name=name,
+            dtype=dtype,
+        )
+        arrays = reading.result()
+    if POSITIONS in arrays:
+        arrays[POSITIONS] = _fit_positions(source, found, arrays[POSITIONS], config.grid)
+    _assign(source, model, arrays, new_layers=dropped)
+    return model
+
+
+def save_pretrained(model, path, *, format=None, overwrite=True):
+    """Writes a model's weights as a file that the official code loads.
+
+    A model that came from a file of the same format is written with that file's spelling of the
+    keys, so that loading and saving give the same arrays under the same names.
+
+    Args:
+        model: a model of this package.
+        path: the `.npz` file; written beside and renamed, so that it is never half a file.
+        format: `"vit_jax"` or `"bit"`; None takes the one that the model came from, else that of
+            its family.
+        overwrite: whether an existing file may be replaced.
+
+    Returns:
+        The path that was written, a `pathlib.Path`.
+
+    Raises:
+        CheckpointError: if the format cannot hold the model, or the file cannot be written.
+        TypeError: for a model that is not of this package.
+    """
+    path = pathlib.Path(path)
+    if not isinstance(model, ImageClassifier):
+        raise TypeError(f"`model` must be a model of keras_vit. Received: {type(model).__name__}")
+    if path.exists() and not overwrite:
+        raise CheckpointError(path, "exists already; give `overwrite=True` to replace it")
+    architecture = describe(model.config)
+    origin = model.origin or {}
+    format_ = get_format(format or origin.get("format") or DEFAULT_FORMATS[architecture.family])
+    layout = origin.get("layout") if origin.get("format") == format_.name else None
+    arrays = {v.path: keras.ops.convert_to_numpy(v.value) for v in model.weights}
+    write_npz(path, rules.arrays_for_file(path, format_, architecture, layout, arrays))
+    return path
+
+
+def describe(config):
+    """The `Architecture` that the checkpoint formats know of a model's configuration."""
+    family = next(name for name, cls in FAMILIES.items() if type(config) is cls.config_class)
+    num_positions = 0
+    if getattr(config, "position_embedding", None) == "learned":
+        num_positions = math.prod(config.grid) + config.class_token
+    return rules.Architecture(family, dataclasses.asdict(config), num_positions)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Source:
+    """A checkpoint understood but not yet read.
+
+    Attributes:
+        architecture: family, configuration fields, number of positions.
+        grid: (h, w) of the positions; None where the arrays do not tell.
+        paths: our variable paths of its arrays.
+        read: function of a set of paths that gives path -> array in our shape.
+        preprocessing: `Preprocessing`, or None if unknown.
+        class_names: or None if unknown.
+        origin: what becomes the model's `origin`.
+    """
+
+    architecture: rules.Architecture
+    grid: tuple[int, int] | None
+    paths: frozenset
+    read: Callable
+    origin: dict
+    preprocessing: Preprocessing | None = None
+    class_names: tuple | None = None
+
+
+def _open(path, format_name):
+    if path.is_dir():
+        path = path / "model.keras"
+    return _open_keras(path) if path.suffix == ".keras" else _open_npz(path, format_name)
+
+
+def _open_npz(path, format_name):
+    headers = readers.read_headers(path)
+    shapes = {key: header.shape for key, header in headers.items()}
+    format_ = get_format(format_name) if format_name else find_format(path, shapes)
+    match = rules.match_file(path, format_, shapes)
+    entries = {entry.ours: entry for entry in match.entries}
+
+    def read(paths):
+        wanted = {p: headers[match.prefix + entries[p].theirs] for p in sorted(paths)}
+        arrays = readers.read_arrays(path, wanted)
+        return {p: entries[p].from_file(array) for p, array in arrays.items()}
+
+    architecture = match.architecture
+    patches = architecture.num_positions - bool(architecture.fields.get("class_token"))
+    side = math.isqrt(max(patches, 0))
+    return _Source(
+        architecture=architecture,
+        grid=(side, side) if side and side * side == patches else None,
+        paths=frozenset(entries),
+        read=read,
+        origin={"file": path.name, "format": format_.name, "layout": match.layout},
+    )
+
+
+def _open_keras(path):
+    if not path.exists():
+        raise CheckpointError(path, "there is no such file")
+    try:
+        model = keras.saving.load_model(path, compile=False, safe_mode=True)
+    except (ValueError, TypeError, KeyError, OSError) as error:
+        raise CheckpointError(
+            path, f"not a model of keras_vit that Keras can load: {error}"
+        ) from error
+    if not isinstance(model, ImageClassifier):
+        raise CheckpointError(path, f"holds a {type(model).__name__} and no model of keras_vit")
+    variables = {v.path: v for v in model.weights}
+    return _Source(
+        architecture=describe(model.config),
+        grid=getattr(model.config, "grid", None),
+        paths=frozenset(variables),
+        read=lambda paths: {p: keras.ops.convert_to_numpy(variables[p].value) for p in paths},
+        preprocessing=model.preprocessing,
+        class_names=model.class_names,
+        origin={**(model.origin or {}), "file": path.name},
+    )
+
+
+def _config(source, model_class, fields):
+    try:
+        return model_class.config_class(**fields)
+    except (ValueError, TypeError) as error:
+        raise CheckpointError(source, f"describes a model that cannot be: {error}") from error
+
+
+def _image_size(source, found, image_size):
+    """(height, width) that the model will have: the caller's, or the file's."""
+    if image_size is not None:
+        return pair(image_size, "image_size")
+    fields = found.architecture.fields
+    if "image_size" in fields:
+        return fields["image_size"]
+    if found.architecture.family == "bit":
+        return BiTResNet.config_class.image_size
+    if found.grid is None:
+        raise CheckpointError(
+            source,
+            f"its {found.architecture.num_positions} positions are those of no square image; "
+            "give `image_size=(height, width)`, unless its array 'cls' is missing",
+        )
+    stride = 1
+    if found.architecture.family == "hybrid":
+        stride = 4 * 2 ** max(len(fields["stage_depths"]) - 1, 0)
+    return tuple(
+        side * size * stride for side, size in zip(found.grid, fields["patch_size"], strict=True)
+    )
+
+
+def _fit_positions(source, found, positions, new_grid):
+    """The file's positions on the model's grid."""
+    prefix = int(found.architecture.fields["class_token"])
+    patches = positions.shape[1] - prefix
+    known_grid = "image_size" in found.architecture.fields
+    if found.grid == new_grid or (not known_grid and patches == new_grid[0] * new_grid[1]):
+        return positions
+    if found.grid is None:
+        raise CheckpointError(
+            source,
+            f"its {patches} positions are those of no square grid, so they cannot be resized to "
+            f"{new_grid[0]}x{new_grid[1]}; load it at its own `image_size` first",
+        )
+    return resize_positions(positions, found.grid, new_grid, prefix)
+
+
+def _blank(shape, dtype):
+    """Zeros that take no time: the operating system makes them when they are first touched."""
+    if dtype != "float32":
+        return keras.ops.zeros(shape, dtype)
+    buffer = np.zeros(math.prod(shape) * 4 + 64, np.uint8)
+    offset = -buffer.ctypes.data % 64
+    return _tensor(buffer[offset : buffer.size - 64 + offset].view(np.float32).reshape(shape))
+
+
+def _tensor(array):
+    """The backend's tensor; TensorFlow takes over the array's memory where its layout allows."""
+    aligned = array.ctypes.data % 64 == 0 and array.flags.c_contiguous and array.size
+    if keras.backend.backend() == "tensorflow" and aligned and array.dtype == np.float32:
+        import tensorflow as tf
+
+        return tf.experimental.dlpack.from_dlpack(array.__dlpack__())
+    return array
+
+
+def _assign(source, model, arrays, new_layers):
+    """Gives every variable its array; nothing is assigned before all of them fit."""
+    variables = {v.path: v for v in model.weights}
+    problems = [
+        f"- {path} {tuple(v.shape)} is missing"
+        for path, v in variables.items()
+        if path not in arrays and path.split("/")[0] not in new_layers
+    ]
+    problems += [
+        f"+ {path} {array.shape} has no place in the model"
+        for path, array in arrays.items()
+        if path not in variables
+    ]
+    problems += [
+        f"{path} has the shape {array.shape}, expected {tuple(variables[path].shape)}"
+        for path, array in arrays.items()
+        if path in variables and tuple(variables[path].shape) != array.shape
+    ]
+    if problems:
+        raise CheckpointError(source, problems)
+    for path in list(arrays):
+        variables[path].assign(_tensor(arrays.pop(path)))
