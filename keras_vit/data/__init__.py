@@ -1,0 +1,1 @@
+"""Data sets, decoding, preprocessing and tf.data pipelines; import the submodules by name."""

@@ -1,0 +1,89 @@
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+
+from keras_vit.data import datasets
+
+
+def test_resolve_digits_gives_classes_and_sizes(upstream):
+    assert upstream.name == "digits/upstream"
+    assert upstream.class_names == ("0", "1", "2", "3", "4")
+    assert upstream.num_classes == 5
+    assert upstream.split_sizes == {"train": 538, "validation": 180, "test": 183}
+    assert upstream.num_examples("train") == 538
+    assert upstream.num_examples("train[:50%]") == 269
+
+
+def test_resolve_folder_gives_classes_and_sizes(image_folder):
+    info = datasets.resolve(image_folder)
+    assert info.class_names == ("cat", "dog")
+    assert info.split_sizes == {"train": 9, "test": 3}
+
+
+def test_resolve_tfds_image_folder_that_was_prepared_is_read(tmp_path, upstream):
+    class Squares(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+        """Images of several sizes, with a further feature."""
+
+        VERSION = tfds.core.Version("1.2.3")
+
+        def _info(self):
+            return self.dataset_info_from_configs(
+                features=tfds.features.FeaturesDict(
+                    {
+                        "id": tfds.features.Text(),
+                        "picture": tfds.features.Image(),
+                        "kind": tfds.features.ClassLabel(names=["small", "large"]),
+                    }
+                )
+            )
+
+        def _split_generators(self, dl_manager):
+            return {"train": self._generate_examples()}
+
+        def _generate_examples(self):
+            for k in range(1, 5):
+                picture = np.full((k, k, 3), k, np.uint8)
+                yield k, {"id": str(k), "picture": picture, "kind": int(k > 2)}
+
+    Squares(data_dir=tmp_path).download_and_prepare()
+    info = datasets.resolve("squares", tmp_path)
+    assert info.class_names == ("small", "large")
+    assert info.split_sizes == {"train": 4}
+    assert (info.source.image_key, info.source.label_key) == ("picture", "kind")
+
+
+def test_resolve_unknown_name_lists_close_ones(digits_dir):
+    with pytest.raises(ValueError, match="Received: 'cifar11'; close names: .*cifar10"):
+        datasets.resolve("cifar11", digits_dir)
+    with pytest.raises(ValueError, match="Received: 'digit'; close names: .*digits"):
+        datasets.resolve("digit", digits_dir)
+    with pytest.raises(ValueError, match="no known name is close"):
+        datasets.resolve("qqqqqqqqqqqq", digits_dir)
+    with pytest.raises(ValueError, match="one of .*'upstream'.*Received: 'digits/up'"):
+        datasets.resolve("digits/up", digits_dir)
+
+
+def test_resolve_missing_folder_raises(tmp_path):
+    with pytest.raises(FileNotFoundError, match="must be a folder. Received: .*nothing"):
+        datasets.resolve(tmp_path / "nothing")
+
+
+def test_resolve_without_download_does_not_download(tmp_path, monkeypatch):
+    def refuse(*args, **kwargs):
+        raise AssertionError("a download was started")
+
+    monkeypatch.setattr(tfds.core.DatasetBuilder, "download_and_prepare", refuse)
+    with pytest.raises(ValueError, match="'cifar10', not found .*`download=True`"):
+        datasets.resolve("cifar10", tmp_path)
+    with pytest.raises(AssertionError, match="a download was started"):
+        datasets.resolve("cifar10", tmp_path, download=True)
+
+
+def test_num_examples_unknown_split_raises(upstream, image_folder):
+    with pytest.raises(ValueError, match="Received: 'trian'; did you mean 'train'"):
+        upstream.num_examples("trian")
+    folder = datasets.resolve(image_folder)
+    with pytest.raises(ValueError, match=r"one of \['test', 'train'\].*Received: 'validation'"):
+        folder.num_examples("validation")
+    with pytest.raises(ValueError, match=r"Received: 'train\[:50%\]'"):
+        folder.num_examples("train[:50%]")

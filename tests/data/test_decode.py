@@ -1,0 +1,228 @@
+import io
+import struct
+import zlib
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+
+from keras_vit.data import decode
+
+RNG = np.random.default_rng(0)
+PHOTO = np.kron(RNG.integers(0, 256, (6, 9, 3), dtype=np.uint8), np.ones((5, 5, 1), np.uint8))
+
+
+def _png_chunk(kind, data):
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+def _png(width, height, depth=8, color=0, data=b"", extra=b""):
+    header = _png_chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, color, 0, 0, 0))
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + header
+        + extra
+        + _png_chunk(b"IDAT", zlib.compress(data))
+        + _png_chunk(b"IEND", b"")
+    )
+
+
+def _with_jpeg_size(jpeg, height, width):
+    position = jpeg.index(b"\xff\xc0")
+    return jpeg[: position + 5] + struct.pack(">HH", height, width) + jpeg[position + 9 :]
+
+
+def _scan_bomb(encode, num_scans):
+    """A progressive JPEG whose last scan stands there again and again."""
+    jpeg = encode(PHOTO, "JPEG", progressive=True)
+    scan = jpeg[jpeg.rindex(b"\xff\xda") : -2]
+    return jpeg[:-2] + scan * num_scans + b"\xff\xd9"
+
+
+def _good_images(encode):
+    photo = Image.fromarray(PHOTO)
+    rgba = np.dstack([PHOTO, RNG.integers(0, 256, PHOTO.shape[:2], dtype=np.uint8)])
+    return {
+        **{
+            f"jpeg_subsampling_{s}": encode(photo, "JPEG", subsampling=s, quality=90)
+            for s in (0, 1, 2)
+        },
+        "jpeg_progressive": encode(photo, "JPEG", progressive=True),
+        "jpeg_grey": encode(photo.convert("L"), "JPEG"),
+        "jpeg_1x1": encode(photo.resize((1, 1)), "JPEG"),
+        "jpeg_65500x1": encode(photo.resize((65500, 1)), "JPEG"),
+        "png_rgb": encode(photo, "PNG"),
+        "png_grey": encode(photo.convert("L"), "PNG"),
+        "png_bilevel": encode(photo.convert("1"), "PNG"),
+        "png_palette": encode(photo.quantize(7), "PNG"),
+        "png_grey_2_bits": _png(4, 1, depth=2, data=b"\x00\x1b"),
+        "png_1x1": encode(photo.resize((1, 1)), "PNG"),
+        "png_alpha": encode(rgba, "PNG"),
+        "png_grey_alpha": encode(Image.fromarray(rgba).convert("LA"), "PNG"),
+    }
+
+
+def test_decode_image_equals_pillow(encode):
+    for name, data in _good_images(encode).items():
+        image = decode.decode_image(data)
+        assert image.dtype == tf.uint8
+        expected = np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
+        np.testing.assert_array_equal(image, expected, err_msg=name)
+
+
+def test_decode_image_cmyk_is_near_pillow(encode):
+    data = encode(Image.fromarray(PHOTO).convert("CMYK"), "JPEG", quality=95)
+    expected = np.asarray(Image.open(io.BytesIO(data)).convert("RGB"), np.int32)
+    # The two round the product of ink and black differently.
+    assert np.abs(decode.decode_image(data).numpy() - expected).max() <= 2
+
+
+def test_decode_image_ignores_exif_orientation(encode):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    data = encode(Image.fromarray(PHOTO), "JPEG", exif=exif)
+    assert decode.decode_image(data).shape == PHOTO.shape
+
+
+def test_decode_image_16_bit_png_keeps_the_high_byte(encode):
+    values = RNG.integers(0, 2**16, (5, 7)).astype(np.uint16)
+    image = decode.decode_image(encode(values, "PNG"))
+    np.testing.assert_array_equal(image, np.repeat((values >> 8)[..., np.newaxis], 3, -1))
+
+
+def test_decode_image_in_tf_data_equals_eager(encode):
+    data = list(_good_images(encode).values())
+    dataset = tf.data.Dataset.from_tensor_slices(data).map(decode.decode_image)
+    assert dataset.element_spec == tf.TensorSpec((None, None, 3), tf.uint8)
+    for image, encoded in zip(dataset, data, strict=True):
+        np.testing.assert_array_equal(image, decode.decode_image(encoded))
+
+
+def test_decode_image_constant_in_a_graph_equals_eager(encode):
+    # Constant folding sees the data itself here.
+    for data in (encode(PHOTO, "PNG"), encode(PHOTO, "JPEG")):
+        image = tf.function(lambda data=data: decode.decode_image(tf.constant(data)))()
+        np.testing.assert_array_equal(image, decode.decode_image(data))
+
+
+def test_try_decode_image_in_a_saved_model_flags_bad_items(tmp_path, encode):
+    class Decoder(tf.Module):
+        @tf.function(input_signature=[tf.TensorSpec((None,), tf.string)])
+        def __call__(self, batch):
+            def sums(encoded):
+                image, problem = decode.try_decode_image(encoded)
+                return tf.reduce_sum(tf.cast(image, tf.int64)), problem
+
+            return tf.map_fn(sums, batch, fn_output_signature=(tf.int64, tf.string))
+
+    tf.saved_model.save(Decoder(), str(tmp_path / "decoder"))
+    decoder = tf.saved_model.load(str(tmp_path / "decoder"))
+    png = encode(PHOTO, "PNG")
+    sums, problems = decoder(tf.constant([png, b"GIF89a", png[:-30], png]))
+    assert sums.numpy().tolist() == [PHOTO.sum(dtype=np.int64), 0, 0, PHOTO.sum(dtype=np.int64)]
+    assert [problem != b"" for problem in problems.numpy()] == [False, True, True, False]
+
+
+def _bad_images(encode):
+    """name -> (data, what the graph says, what `explain_image_problem` says)."""
+    jpeg, png = encode(PHOTO, "JPEG"), encode(PHOTO, "PNG")
+    frames = [Image.fromarray(PHOTO), Image.fromarray(255 - PHOTO)]
+    apng = encode(frames[0], "PNG", save_all=True, append_images=frames[1:])
+    refused = "the decoder refused its data: damaged or truncated"
+    flipped = png[:60] + bytes([png[60] ^ 1]) + png[61:]
+    bomb_text = "at most 33554432 pixels, its header says 20000 x 20000"
+    return {
+        "empty": (b"", "it is empty", "it is empty"),
+        "text": (b"hello, world", "starts with 68656c6c6f2c2077", "starts with 68656c6c6f2c2077"),
+        "not_utf8": (b"\xfe\xfe\x80", "starts with fefe80", "starts with fefe80"),
+        "html": (b"<!DOCTYPE html>", "looks like HTML", "looks like HTML"),
+        "lfs": (
+            b"version https://git-lfs.github.com/spec/v1",
+            "git-lfs pointer",
+            "git-lfs pointer",
+        ),
+        "jpeg_xl": (b"\xff\x0a" + bytes(130), "JPEG XL is not decoded", "JPEG XL is not decoded"),
+        "bmp": (encode(PHOTO, "BMP"), "BMP is not decoded", "BMP is not decoded"),
+        "gif": (encode(PHOTO, "GIF"), "GIF is not decoded", "GIF is not decoded"),
+        "webp": (b"RIFF\x00\x00\x00\x00WEBPVP8 ", "WebP is not decoded", "WebP is not decoded"),
+        "apng": (apng, "animated PNG is not decoded", "animated PNG is not decoded"),
+        "jpeg_cut": (jpeg[: len(jpeg) // 2], refused, "truncated: the JPEG ends"),
+        "jpeg_without_end": (jpeg[:-2], refused, "truncated: the JPEG ends without"),
+        "jpeg_magic_only": (jpeg[:3], "the JPEG ends before", "truncated: the JPEG ends before"),
+        "jpeg_header_cut": (jpeg[:200], "the JPEG ends before", "the JPEG ends before"),
+        "png_cut": (png[:-20], refused, "truncated: the PNG ends"),
+        "png_flipped": (flipped, refused, "damaged: the checksum"),
+        "png_magic_only": (png[:8], "must begin with a whole header", "a whole header"),
+        "png_bomb": (_png(20000, 20000), bomb_text, bomb_text),
+        "png_overflow": (_png(2**31 - 1, 2**31 - 1), "at most 33554432 pixels", "33554432 pixels"),
+        "png_no_pixels": (_png(0, 5), "it has no pixels", "it has no pixels"),
+        "jpeg_bomb": (_with_jpeg_size(jpeg, 20000, 20000), bomb_text, bomb_text),
+        "scan_bomb": (_scan_bomb(encode, 500), "at most 100 scans, it has 5", "at most 100 scans"),
+    }
+
+
+def test_decode_image_bad_data_raises_the_rule(encode):
+    for name, (data, expected, _) in _bad_images(encode).items():
+        with pytest.raises(tf.errors.InvalidArgumentError, match=expected):
+            decode.decode_image(data, name=f"folder/é {name}")
+
+
+def test_decode_image_bad_data_in_tf_data_raises_the_rule_and_the_name(encode):
+    bad = _bad_images(encode)
+    data, expected, _ = zip(*bad.values(), strict=True)
+    names = [f"folder/é {name}" for name in bad]
+    dataset = tf.data.Dataset.from_tensor_slices((list(data), names))
+    images = iter(dataset.map(lambda encoded, name: decode.decode_image(encoded, name=name)))
+    for name, reason in zip(names, expected, strict=True):
+        with pytest.raises(tf.errors.InvalidArgumentError, match=f"{name}: .*{reason}"):
+            next(images)
+    assert next(images, None) is None
+
+
+def test_explain_image_problem_says_why(encode):
+    for name, (data, _, expected) in _bad_images(encode).items():
+        assert expected in (decode.explain_image_problem(data) or ""), name
+
+
+def test_explain_image_problem_good_image_is_none(encode):
+    for name, data in _good_images(encode).items():
+        assert decode.explain_image_problem(data) is None, name
+
+
+def test_decode_image_own_limits_are_held(encode):
+    png, jpeg = encode(PHOTO, "PNG"), encode(PHOTO, "JPEG", progressive=True)
+    num_pixels = PHOTO.shape[0] * PHOTO.shape[1]
+    decode.decode_image(png, max_pixels=num_pixels, max_bytes=len(png))
+    for options, expected in (
+        ({"max_pixels": num_pixels - 1}, f"at most {num_pixels - 1} pixels"),
+        ({"max_bytes": len(png) - 1}, f"at most {len(png) - 1} bytes, it has {len(png)}"),
+    ):
+        with pytest.raises(tf.errors.InvalidArgumentError, match=expected):
+            decode.decode_image(png, **options)
+        assert expected in decode.explain_image_problem(png, **options)
+    num_scans = jpeg.count(b"\xff\xda")
+    decode.decode_image(jpeg, max_scans=num_scans)
+    with pytest.raises(tf.errors.InvalidArgumentError, match=f"it has {num_scans}"):
+        decode.decode_image(jpeg, max_scans=num_scans - 1)
+
+
+def test_try_decode_image_mutants_never_raise(encode):
+    seeds = [*_good_images(encode).values(), *(bad for bad, *_ in _bad_images(encode).values())]
+    seeds = [seed for seed in seeds if seed]
+    rng = np.random.default_rng(1)
+
+    def mutants():
+        for k in range(3000):
+            data = bytearray(seeds[k % len(seeds)])
+            for _ in range(rng.integers(1, 6)):
+                data[rng.integers(min(len(data), 200 if k % 2 else len(data)))] = rng.integers(256)
+            yield bytes(data[: rng.integers(1, len(data) + 1)] if k % 3 == 0 else data)
+
+    dataset = tf.data.Dataset.from_generator(mutants, output_signature=tf.TensorSpec((), tf.string))
+    dataset = dataset.map(decode.try_decode_image, num_parallel_calls=2)
+    problems = [problem.numpy() for _, problem in dataset]
+    assert len(problems) == 3000
+    # A control: some mutants are still good, and every message can be shown.
+    assert 0 < sum(problem == b"" for problem in problems) < 3000
+    assert all(problem.decode().isprintable() for problem in problems)

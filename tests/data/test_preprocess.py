@@ -1,0 +1,230 @@
+import dataclasses
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from keras_vit.data import preprocess
+
+# TensorFlow's sampling positions are float32: their rounding, up to 2e-6 pixels, times 255.
+ATOL = 5e-4
+RNG = np.random.default_rng(0)
+IMAGE = RNG.integers(0, 256, (11, 17, 3), dtype=np.uint8)
+
+
+@dataclasses.dataclass(frozen=True)
+class Rule:
+    """The attributes of `keras_vit.models.preprocessing.Preprocessing`."""
+
+    image_size: tuple
+    value_range: tuple = (-1.0, 1.0)
+    resize: str = "squash"
+    resize_to: tuple | None = None
+    interpolation: str = "bilinear"
+
+
+def _bilinear(image, height, width):
+    """Half-pixel centres, edge repeated, no antialiasing."""
+
+    def weights(new, old):
+        position = np.clip((np.arange(new) + 0.5) * old / new - 0.5, 0, old - 1)
+        low = np.floor(position).astype(int)
+        high = np.minimum(low + 1, old - 1)
+        matrix = np.zeros((new, old))
+        np.add.at(matrix, (np.arange(new), low), 1 - (position - low))
+        np.add.at(matrix, (np.arange(new), high), position - low)
+        return matrix
+
+    rows, columns = weights(height, image.shape[0]), weights(width, image.shape[1])
+    return np.einsum("ab,bdc,ed->aec", rows, image.astype(np.float64), columns)
+
+
+def _in_tf_data(function, *arguments):
+    """Applies a function to tensors whose sizes the graph does not know."""
+
+    def elements():
+        yield tuple(arguments)
+
+    signature = tuple(
+        tf.TensorSpec((None, None, a.shape[-1]) if np.ndim(a) == 3 else np.shape(a), a.dtype)
+        for a in arguments
+    )
+    dataset = tf.data.Dataset.from_generator(elements, output_signature=signature).map(function)
+    return next(iter(dataset)).numpy()
+
+
+def _both(function, *arguments):
+    """The result, the same eagerly and inside tf.data."""
+    arguments = [np.asarray(a) for a in arguments]
+    eager = function(*map(tf.constant, arguments)).numpy()
+    np.testing.assert_array_equal(_in_tf_data(function, *arguments), eager)
+    return eager
+
+
+@pytest.mark.parametrize("size", [(5, 6), (11, 17), (23, 8)])
+def test_resize_bilinear_equals_numpy(size):
+    resized = _both(lambda image: preprocess.resize(image, size), IMAGE)
+    assert resized.dtype == np.float32
+    np.testing.assert_allclose(resized, _bilinear(IMAGE, *size), atol=ATOL)
+
+
+def test_resize_area_by_a_whole_factor_is_the_mean():
+    image = IMAGE[:10, :15]
+    resized = _both(lambda image: preprocess.resize(image, (5, 5), "area"), image)
+    expected = image.astype(np.float64).reshape(5, 2, 5, 3, 3).mean((1, 3))
+    np.testing.assert_allclose(resized, expected, atol=ATOL)
+
+
+def test_resize_bicubic_keeps_to_the_pixels_range():
+    image = np.zeros((4, 4, 3), np.uint8)
+    image[:, 2:] = 255
+    resized = _both(lambda image: preprocess.resize(image, (16, 16), "bicubic"), image)
+    assert resized.min() == 0
+    assert resized.max() == 255
+    np.testing.assert_allclose(resized[0, :, 0] + resized[0, ::-1, 0], 255, atol=ATOL)
+
+
+def test_resize_unknown_method_raises():
+    with pytest.raises(ValueError, match="`method` must be one of .*Received: 'lanczos'"):
+        preprocess.resize(IMAGE, (4, 4), "lanczos")
+
+
+def test_scale_pixels_official_range_is_the_official_formula():
+    pixels = np.arange(256, dtype=np.uint8)
+    expected = (pixels.astype(np.float32) - np.float32(127.5)) / np.float32(127.5)
+    np.testing.assert_array_equal(preprocess.scale_pixels(pixels, (-1.0, 1.0)), expected)
+    unit = preprocess.scale_pixels(pixels, (0.0, 1.0))
+    np.testing.assert_allclose(unit, pixels / 255, atol=1e-7)
+
+
+def test_evaluation_image_squash_resizes_the_whole_image():
+    rule = Rule(image_size=(8, 6))
+    image = _both(lambda image: preprocess.evaluation_image(image, rule), IMAGE)
+    np.testing.assert_allclose(image, _bilinear(IMAGE, 8, 6) / 127.5 - 1, atol=ATOL)
+
+
+def test_evaluation_image_squash_with_margin_crops_the_middle():
+    rule = Rule(image_size=(8, 6), resize_to=(11, 10))
+    image = _both(lambda image: preprocess.evaluation_image(image, rule), IMAGE)
+    expected = _bilinear(IMAGE, 11, 10)[1:9, 2:8]
+    np.testing.assert_allclose(image, expected / 127.5 - 1, atol=ATOL)
+
+
+@pytest.mark.parametrize(
+    ("source", "resized", "corner"),
+    [((11, 17), (8, 12), (1, 3)), ((17, 11), (12, 8), (3, 1)), ((8, 8), (8, 8), (1, 1))],
+)
+def test_evaluation_image_short_side_keeps_the_aspect_ratio(source, resized, corner):
+    # 17 * 8 / 11 = 12.36
+    source = RNG.integers(0, 256, (*source, 3), dtype=np.uint8)
+    rule = Rule(image_size=(6, 6), resize_to=(8, 8), resize="short_side", value_range=(0, 255))
+    image = _both(lambda image: preprocess.evaluation_image(image, rule), source)
+    top, left = corner
+    expected = _bilinear(source, *resized)[top : top + 6, left : left + 6]
+    np.testing.assert_allclose(image, expected, atol=ATOL)
+
+
+def test_evaluation_image_grey_is_repeated():
+    grey = IMAGE[..., :1]
+    rule = Rule(image_size=(8, 8))
+    image = _both(lambda image: preprocess.evaluation_image(image, rule), grey)
+    rgb = preprocess.evaluation_image(np.repeat(grey, 3, -1), rule)
+    np.testing.assert_array_equal(image, rgb)
+
+
+def test_evaluation_image_shape_is_static():
+    dataset = tf.data.Dataset.from_tensors(IMAGE)
+    for rule in (Rule(image_size=(8, 6)), Rule(image_size=(8, 6), resize="short_side")):
+        mapped = dataset.map(lambda image, rule=rule: preprocess.evaluation_image(image, rule))
+        assert mapped.element_spec == tf.TensorSpec((8, 6, 3), tf.float32)
+
+
+def test_evaluation_image_wrong_pixels_raise():
+    rule = Rule(image_size=(8, 8))
+    with pytest.raises(TypeError, match="must be uint8 .*Received: float32"):
+        preprocess.evaluation_image(IMAGE.astype(np.float32), rule)
+    with pytest.raises(ValueError, match=r"shape \(H, W, 1\) or \(H, W, 3\). Received: \(11, 17\)"):
+        preprocess.evaluation_image(IMAGE[..., 0], rule)
+    with pytest.raises(ValueError, match="`resize` must be .*Received: 'pad'"):
+        preprocess.evaluation_image(IMAGE, Rule(image_size=(8, 8), resize="pad"))
+
+
+def test_inception_crop_windows_keep_to_their_ranges():
+    # The pixels say where they are: red is the row, green the column.
+    rows, columns = np.meshgrid(np.arange(80), np.arange(100), indexing="ij")
+    image = np.stack([rows, columns, rows], -1).astype(np.uint8)
+    areas, corners = [], set()
+    for k in range(200):
+        crop = preprocess.inception_crop(image, (k, 0), (0.2, 0.5), (0.75, 1.33)).numpy()
+        height, width, _ = crop.shape
+        areas.append(height * width / 8000)
+        # Sizes are rounded to whole pixels.
+        assert 0.72 < width / height < 1.37
+        top, left, _ = crop[0, 0]
+        corners.add((top, left))
+        np.testing.assert_array_equal(crop, image[top : top + height, left : left + width])
+    assert min(areas) > 0.19
+    assert max(areas) < 0.51
+    assert max(areas) - min(areas) > 0.2
+    assert len(corners) > 100
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        preprocess.inception_crop,
+        preprocess.random_flip,
+        lambda image, seed: preprocess.random_shift(image, seed, 0.3),
+    ],
+)
+def test_random_functions_depend_on_the_seed_alone(function):
+    results = {}
+    for k in range(8):
+        results[k] = _both(function, IMAGE, np.array([3, k], np.int32))
+        np.testing.assert_array_equal(function(IMAGE, (3, k)), results[k])
+    assert len({result.tobytes() for result in results.values()}) > 1
+
+
+def test_random_shift_moves_and_repeats_the_edge():
+    image = np.arange(10, dtype=np.uint8).reshape(1, 10, 1).repeat(10, 0)
+    seen = set()
+    for k in range(60):
+        row = preprocess.random_shift(image, (0, k), 0.2).numpy()[0, :, 0].astype(int)
+        offset = row[5] - 5
+        seen.add(offset)
+        np.testing.assert_array_equal(row, np.clip(np.arange(10) + offset, 0, 9))
+    assert seen == {-2, -1, 0, 1, 2}
+
+
+@pytest.mark.parametrize("name", list(preprocess.AUGMENTATIONS))
+def test_training_image_is_a_function_of_its_seed(name):
+    rule = Rule(image_size=(8, 6))
+
+    def function(image, seed):
+        return preprocess.training_image(image, rule, seed, name)
+
+    images = [_both(function, IMAGE, np.array([k, 1], np.int32)) for k in range(4)]
+    for image in images:
+        assert image.shape == (8, 6, 3)
+        assert -1 <= image.min() < image.max() <= 1
+    num_distinct = len({image.tobytes() for image in images})
+    assert num_distinct == 1 if name == "none" else num_distinct > 1
+
+
+def test_training_image_without_augmentation_is_the_evaluation_image():
+    rule = Rule(image_size=(8, 6), resize_to=(9, 9))
+    np.testing.assert_array_equal(
+        preprocess.training_image(IMAGE, rule, (0, 0), "none"),
+        preprocess.evaluation_image(IMAGE, rule),
+    )
+
+
+def test_augmentation_wrong_values_raise():
+    with pytest.raises(ValueError, match="Received: 'crop_flp'; did you mean 'crop_flip'"):
+        preprocess.get_augmentation("crop_flp")
+    with pytest.raises(ValueError, match="`area_range` must rise"):
+        preprocess.Augmentation(area_range=(0.5, 0.1))
+    with pytest.raises(ValueError, match="`aspect_ratio_range` must rise"):
+        preprocess.Augmentation(aspect_ratio_range=(0.0, 1.0))
+    with pytest.raises(ValueError, match="`max_shift` must be"):
+        preprocess.Augmentation(max_shift=1.0)
