@@ -9,7 +9,8 @@ from collections.abc import Callable
 import keras
 import numpy as np
 
-from keras_vit.checkpoints import readers, rules
+from keras_vit.checkpoints import readers, rules, sources
+from keras_vit.checkpoints.class_names import class_names as class_names_of
 from keras_vit.checkpoints.errors import CheckpointError
 from keras_vit.checkpoints.formats import find_format, get_format, write_npz
 from keras_vit.checkpoints.positions import resize_positions
@@ -79,8 +80,9 @@ def from_pretrained(
     """The model in a file; its architecture is read off the arrays alone.
 
     Args:
-        source: path of an official `.npz` file (ViT, hybrid or BiT), of a `.keras` file of this
-            package, or of a folder that a training wrote.
+        source: a name of `list_checkpoints()` (downloaded once, then cached), an `https://` or
+            `gs://` address, or the path of an official `.npz` file (ViT, hybrid or BiT), of a
+            `.keras` file of this package, or of a folder that a training wrote.
         num_classes: None keeps the file's head; a number drops head and representation layer and
             starts a new head at zero, as the paper's fine-tuning does; 0 leaves the head out.
         image_size: (height, width) in pixels, or one integer; None keeps that of the file.  Where
@@ -97,7 +99,9 @@ def from_pretrained(
 
     Raises:
         CheckpointError: if the file cannot be read or is not what it should be; lists all that is
-            wrong with it.
+            wrong with it.  Also for the published ImageNet-21k files whose heads are all zeros, if
+            their head would be kept.
+        DownloadError: if a file that is not here cannot be had.
         ValueError: for bad arguments.
     """
     for field in overrides:
@@ -105,7 +109,16 @@ def from_pretrained(
             raise ValueError(
                 f"only {', '.join(FREE_FIELDS)} can be chosen for a file. Received: {field}"
             )
-    found = _open(pathlib.Path(source), format)
+    path, checkpoint = sources.locate(source)
+    if checkpoint is not None and checkpoint.zero_head and num_classes is None:
+        raise CheckpointError(
+            source,
+            f"{checkpoint.caveats[0]}; give `num_classes=` for a new head, 0 for features alone, "
+            f"or load {path} to keep the zeros",
+        )
+    found = _open(path, format)
+    if checkpoint is not None:
+        found = _with_catalogue(found, checkpoint)
     dropped = set() if num_classes is None else {"head", "pre_logits"}
     fields = dict(found.architecture.fields)
     if num_classes is not None:
@@ -210,6 +223,18 @@ def _open(path, format_name):
     return _open_keras(path) if path.suffix == ".keras" else _open_npz(path, format_name)
 
 
+def _with_catalogue(found, checkpoint):
+    """What the catalogue knows and the arrays do not: preprocessing, class names, where from."""
+    preprocessing = checkpoint.preprocessing
+    is_imagenet = checkpoint.training.startswith("ImageNet")
+    return dataclasses.replace(
+        found,
+        preprocessing=Preprocessing(**preprocessing) if preprocessing else None,
+        class_names=class_names_of(checkpoint.num_classes) if is_imagenet else None,
+        origin={**found.origin, "name": checkpoint.name},
+    )
+
+
 def _open_npz(path, format_name):
     headers = readers.read_headers(path)
     shapes = {key: header.shape for key, header in headers.items()}
@@ -272,6 +297,8 @@ def _image_size(source, found, image_size):
     if "image_size" in fields:
         return fields["image_size"]
     if found.architecture.family == "bit":
+        if found.preprocessing is not None:
+            return found.preprocessing.image_size
         return BiTResNet.config_class.image_size
     if found.grid is None:
         raise CheckpointError(

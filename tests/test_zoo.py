@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import keras_vit
+from keras_vit.checkpoints.catalog import get_checkpoint
 from keras_vit.checkpoints.errors import CheckpointError
 from keras_vit.models import HybridVisionTransformer, VisionTransformer
 
@@ -288,3 +289,48 @@ def test_families_are_told_apart(reference_case):
     assert type(vit) is VisionTransformer
     assert type(hybrid) is HybridVisionTransformer
     assert hybrid.config.stage_depths == ()
+
+
+@pytest.fixture
+def mirror(tmp_path, monkeypatch):
+    """A folder in place of the official buckets; puts made-up files where the real ones are."""
+    monkeypatch.setenv("KERAS_VIT_MIRROR", str(tmp_path / "mirror"))
+
+    def publish(name, model):
+        checkpoint = get_checkpoint(name)
+        path = tmp_path / "mirror" / checkpoint.url.removeprefix("gs://")
+        return keras_vit.save_pretrained(model, path)
+
+    return publish
+
+
+def tiny(name, **fields):
+    sizes = {"hidden_size": 8, "mlp_dim": 8, "num_heads": 2, "depth": 1}
+    return keras_vit.create_model(name, **{**sizes, **fields})
+
+
+def test_a_name_of_the_catalogue_brings_size_rule_and_origin(mirror):
+    mirror("imagenet21k+imagenet2012/ViT-B_16-224", tiny("ViT-B/16", num_classes=1000))
+    model = keras_vit.from_pretrained("imagenet21k+imagenet2012/ViT-B_16-224")
+    assert model.config.image_size == (224, 224)
+    assert model.preprocessing.resize == "squash"
+    assert model.origin["name"] == "imagenet21k+imagenet2012/ViT-B_16-224"
+    mirror("big_vision/vit_s16_i1k_90ep", tiny("ViT-S/16", num_classes=1000))
+    model = keras_vit.from_pretrained("big_vision/vit_s16_i1k_90ep", num_classes=3, image_size=112)
+    assert model.preprocessing.resize == "short_side"
+    assert model.preprocessing.resize_to == (128, 128)
+
+
+def test_a_zero_head_of_the_catalogue_is_kept_only_knowingly(mirror):
+    path = mirror("imagenet21k/ViT-B_32", tiny("ViT-B/32", num_classes=21843))
+    with pytest.raises(CheckpointError, match="is zero .*give `num_classes=`"):
+        keras_vit.from_pretrained("imagenet21k/ViT-B_32")
+    assert keras_vit.from_pretrained("imagenet21k/ViT-B_32", num_classes=0).output_shape[1] == 8
+    assert keras_vit.from_pretrained(path).output_shape == (None, 21843)
+
+
+def test_an_unknown_name_lists_the_close_ones():
+    with pytest.raises(CheckpointError, match="no such file; .*Did you mean imagenet21k/ViT-B_16"):
+        keras_vit.from_pretrained("imagenet21k/ViT-B_17")
+    with pytest.raises(CheckpointError, match="nowhere.npz: there is no such file"):
+        keras_vit.from_pretrained("nowhere.npz")
