@@ -1,0 +1,34 @@
+#!/usr/bin/env bash
+# Installs what the tests need into a virtual environment of its own and runs them:
+# all on the TensorFlow backend, and what does not need TensorFlow on the JAX backend.
+#
+#   bash tools/test.sh             the whole suite but for the tests marked slow
+#   bash tools/test.sh --nightly   the slow ones as well
+#
+# VENV names another environment (default: .venv-test); PYTHON the interpreter that makes it.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+venv=${VENV:-.venv-test}
+marker="not slow"
+[ "${1:-}" = "--nightly" ] && marker="slow or not slow"
+
+if [ ! -x "$venv/bin/python" ]; then
+  echo "making the virtual environment $venv"
+  "${PYTHON:-python3}" -m venv "$venv"
+fi
+echo "installing keras_vit and what its tests need (a few minutes the first time)"
+"$venv/bin/python" -m pip install --quiet --disable-pip-version-check -e '.[test]'
+
+export TF_CPP_MIN_LOG_LEVEL=3
+# Both backends at once: each keeps about one core busy.
+KERAS_BACKEND=jax "$venv/bin/python" -m pytest -q -m "$marker" -p no:cacheprovider \
+  tests/layers tests/models tests/checkpoints tests/test_zoo.py > "$venv/jax.log" 2>&1 &
+jax=$!
+status=0
+echo "TensorFlow backend:"
+KERAS_BACKEND=tensorflow "$venv/bin/python" -m pytest -q -m "$marker" || status=$?
+echo "JAX backend:"
+wait $jax || status=$?
+cat "$venv/jax.log"
+exit $status
