@@ -55,6 +55,7 @@ def test_attention_probabilities_sum_to_one_and_follow_the_largest_score():
     query = np.zeros((1, 1, 2, 2), "float32")
     query[0, 0, 0] = [100.0, 0.0]
     key = np.array([[[[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0]]]], "float32")
+    query, key = (keras.ops.convert_to_tensor(x) for x in (query, key))
     probabilities = keras.ops.convert_to_numpy(attention_probabilities(query, key))
     np.testing.assert_allclose(probabilities[0, 0], [[1, 0, 0], [1 / 3, 1 / 3, 1 / 3]], atol=1e-6)
 
