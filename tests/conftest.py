@@ -31,6 +31,12 @@ def _own_home(monkeypatch, tmp_path):
     monkeypatch.setenv("KERAS_VIT_HOME", str(tmp_path / "keras_vit_home"))
 
 
+@pytest.fixture(scope="session")
+def digits_dir(tmp_path_factory):
+    """Where the embedded data set is prepared once for the session."""
+    return tmp_path_factory.mktemp("tensorflow_datasets")
+
+
 class ReferenceCase:
     """One case of `tests/reference`: a checkpoint and what the reference computes with it."""
 

@@ -217,6 +217,9 @@ AUGMENTATIONS = {
     "none": Augmentation(),
     # For writing, where a mirror image is another sign.
     "shift": Augmentation(max_shift=0.125),
+    "crop_slightly": Augmentation(
+        area_range=(0.85, 1.0), aspect_ratio_range=(0.9, 1.1), max_shift=0.07
+    ),
     "crop": Augmentation(area_range=(0.7, 1.0), aspect_ratio_range=(0.85, 1.18), max_shift=0.1),
     # The official fine-tuning (vit_jax/input_pipeline.py).
     "crop_flip": Augmentation(area_range=(0.05, 1.0), flip=True),

@@ -21,12 +21,6 @@ def encode_fixture():
 
 
 @pytest.fixture(scope="session")
-def digits_dir(tmp_path_factory):
-    """Where the embedded data set is prepared once for the session."""
-    return tmp_path_factory.mktemp("tensorflow_datasets")
-
-
-@pytest.fixture(scope="session")
 def upstream(digits_dir):
     return datasets.resolve("digits/upstream", digits_dir)
 

@@ -1,0 +1,1 @@
+"""The command `keras-vit`: one module a subcommand, each over one public function."""

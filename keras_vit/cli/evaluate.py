@@ -1,0 +1,86 @@
+"""`keras-vit evaluate`: accuracy and loss of a model on a split."""
+
+import json
+
+from absl import flags
+
+from keras_vit.cli import output, training_flags
+from keras_vit.cli.errors import UsageError
+
+SUMMARY = "measure a model's accuracy and loss on a split, each image counted once"
+USAGE = "keras-vit evaluate --model=SOURCE --dataset=NAME [FLAGS]"
+
+
+def define_flags(flag_values):
+    """Defines the flags of this command."""
+    flags.DEFINE_string(
+        "model",
+        None,
+        "a .keras file, an official checkpoint, the folder of a training run, or a name of "
+        "`keras-vit models --checkpoints`",
+        required=True,
+        flag_values=flag_values,
+    )
+    flags.DEFINE_string(
+        "dataset",
+        None,
+        "a TFDS name such as digits/downstream, or a folder {train,validation,test}/<class>/<image>",
+        required=True,
+        flag_values=flag_values,
+    )
+    flags.DEFINE_string("split", "test", "name of the split", flag_values=flag_values)
+    flags.DEFINE_integer(
+        "batch_size",
+        64,
+        "images in one call of the model; no result depends on it",
+        lower_bound=1,
+        flag_values=flag_values,
+    )
+    training_flags.define_data(flag_values)
+    flags.DEFINE_string(
+        "output", None, "a JSON file to write the metrics to", flag_values=flag_values
+    )
+    flags.DEFINE_boolean(
+        "overwrite", False, "replace the output if it exists", flag_values=flag_values
+    )
+    flags.DEFINE_boolean("json", False, "print the metrics as JSON", flag_values=flag_values)
+
+
+def run(flag_values, arguments):
+    """Evaluates, prints the metrics and writes them if asked to."""
+    if arguments:
+        raise UsageError(f"evaluate takes flags only. Received: {' '.join(arguments)}")
+    path = flag_values.output
+    if path is not None:
+        path = output.check_new_file(path, flag_values.overwrite)
+
+    import keras_vit
+    from keras_vit.data import pipeline
+    from keras_vit.evaluation.classification import evaluate
+
+    info = pipeline.resolve(
+        flag_values.dataset, flag_values.data_dir, download=flag_values.download
+    )
+    info.num_examples(flag_values.split)  # an unknown split is found before a large model is read
+    model = keras_vit.from_pretrained(flag_values.model)
+    metrics = {
+        "model": flag_values.model,
+        "dataset": info.name,
+        "split": flag_values.split,
+        **evaluate(model, info, flag_values.split, flag_values.batch_size),
+    }
+    if path is not None:
+        output.write_json(path, metrics)
+    if flag_values.json:
+        print(json.dumps(metrics))
+        return
+    rows = [
+        ("accuracy", f"{metrics['accuracy']:.4f}"),
+        ("loss", f"{metrics['loss']:.4f}"),
+        ("images", metrics["count"]),
+    ]
+    if path is not None:
+        rows.append(("written to", path))
+    output.print_summary(
+        f"evaluated {flag_values.model} on {info.name} {flag_values.split}", rows
+    )

@@ -1,0 +1,133 @@
+"""stdout and stderr: what people and programs read, without what libraries say to themselves."""
+
+import contextlib
+import faulthandler
+import logging
+import os
+import sys
+import warnings
+
+from absl import logging as absl_logging
+
+from keras_vit.cli.errors import PACKAGE_FOLDER, CommandError
+
+_STDERR = 2
+
+
+def check():
+    """Makes both streams fit for any text.
+
+    Raises:
+        CommandError: if stdout is closed: the next file that is opened would get its number, and
+            what is printed.
+    """
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115
+    if sys.stdout is None:
+        raise CommandError("standard output is closed; redirect it to /dev/null instead")
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # a file name need not be valid text
+            stream.reconfigure(errors="backslashreplace")
+
+
+def say(message):
+    """Writes one line to stderr."""
+    with contextlib.suppress(OSError):
+        print(f"keras-vit: {' '.join(str(message).split())}", file=sys.stderr, flush=True)
+
+
+def abandon_broken_stdout():
+    """Lets the interpreter shut down without a word about output that nobody can read."""
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+@contextlib.contextmanager
+def quiet_libraries(debug):
+    """Keeps other libraries' notes off stderr; those of keras_vit come with the command's name.
+
+    Args:
+        debug: lets everything pass.
+    """
+    if debug:
+        yield
+        return
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    with _quiet_python(), _quiet_native_code():
+        yield
+
+
+@contextlib.contextmanager
+def _quiet_python():
+    # By way of absl: a logger of that name made before absl is imported would not find its callers.
+    absl_logger = absl_logging.get_absl_logger()
+    tensorflow_logger = logging.getLogger("tensorflow")
+    tensorflow_level = tensorflow_logger.level
+    handler = _ToStderr()
+    handler.setFormatter(logging.Formatter("keras-vit: %(message)s"))
+    absl_logger.addFilter(_is_ours)
+    absl_logger.addHandler(handler)
+    propagates, absl_logger.propagate = absl_logger.propagate, False
+    tensorflow_logger.setLevel(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        absl_logger.removeFilter(_is_ours)
+        absl_logger.removeHandler(handler)
+        absl_logger.propagate = propagates
+        tensorflow_logger.setLevel(tensorflow_level)
+
+
+class _ToStderr(logging.StreamHandler):
+    """Writes to what `sys.stderr` is at that moment."""
+
+    def emit(self, record):
+        self.stream = sys.stderr
+        super().emit(record)
+
+
+def _is_ours(record):
+    return record.pathname.startswith(PACKAGE_FOLDER)
+
+
+@contextlib.contextmanager
+def _quiet_native_code():
+    """Python keeps the terminal, and native code, which writes to the descriptor, loses it.
+
+    TensorFlow logs to it while it is imported, whatever TF_CPP_MIN_LOG_LEVEL is.  A crash of native
+    code still shows, as Python's own report.
+    """
+    if not _is_descriptor_2(sys.stderr):
+        yield
+        return
+    python_stderr = sys.stderr
+    python_stderr.flush()
+    terminal = os.dup(_STDERR)
+    with open(os.devnull, "wb") as nowhere:
+        os.dup2(nowhere.fileno(), _STDERR)
+    sys.stderr = open(  # noqa: SIM115
+        terminal, "w", encoding=python_stderr.encoding, errors="backslashreplace", buffering=1
+    )
+    faulthandler.enable(sys.stderr)
+    try:
+        yield
+    finally:
+        faulthandler.disable()
+        with contextlib.suppress(OSError):
+            sys.stderr.flush()
+        os.dup2(terminal, _STDERR)
+        with contextlib.suppress(OSError):
+            sys.stderr.close()
+        sys.stderr = python_stderr
+
+
+def _is_descriptor_2(stream):
+    try:
+        return stream.fileno() == _STDERR
+    except (OSError, ValueError, AttributeError):
+        return False

@@ -1,0 +1,105 @@
+"""What `pretrain` and `finetune` have in common: flags, and the end of the command."""
+
+import json
+
+from absl import flags
+
+from keras_vit.cli import output
+from keras_vit.training.recipes import RECIPES, parse_overrides
+
+
+def define(flag_values, recipe):
+    """Defines the flags of a training.
+
+    Args:
+        flag_values: `absl.flags.FlagValues`.
+        recipe: name of the default recipe.
+    """
+    flags.DEFINE_string(
+        "dataset",
+        None,
+        "a TFDS name such as digits/upstream, or a folder {train,validation,test}/<class>/<image>",
+        required=True,
+        flag_values=flag_values,
+    )
+    flags.DEFINE_string(
+        "workdir", None, "folder of the run", required=True, flag_values=flag_values
+    )
+    flags.DEFINE_string(
+        "recipe", recipe, f"one of {', '.join(RECIPES)}", flag_values=flag_values
+    )
+    flags.DEFINE_multi_string(
+        "set",
+        [],
+        "FIELD=VALUE: changes a field of the recipe, such as learning_rate=0.01; may be repeated",
+        flag_values=flag_values,
+    )
+    flags.DEFINE_integer(
+        "shots",
+        None,
+        "train on this many images of each class",
+        lower_bound=1,
+        flag_values=flag_values,
+    )
+    define_data(flag_values)
+    flags.DEFINE_boolean(
+        "overwrite", False, "replace a finished run in the folder", flag_values=flag_values
+    )
+    flags.DEFINE_boolean("json", False, "print the metrics as JSON", flag_values=flag_values)
+
+
+def define_data(flag_values):
+    """Defines where data sets are, and whether they may be downloaded."""
+    flags.DEFINE_string(
+        "data_dir", None, "where TFDS keeps its data sets", flag_values=flag_values
+    )
+    flags.DEFINE_boolean(
+        "download",
+        False,
+        "download a TFDS data set that is not there",
+        flag_values=flag_values,
+    )
+
+
+def arguments(flag_values):
+    """The keyword arguments of `pretrain` and `finetune` that the flags give.
+
+    Raises:
+        ValueError: for a `--set` that is no field of a recipe, or ill-typed.
+    """
+    return {
+        "recipe": flag_values.recipe,
+        "data_dir": flag_values.data_dir,
+        "shots": flag_values.shots,
+        "download": flag_values.download,
+        "overwrite": flag_values.overwrite,
+        **parse_overrides(flag_values["set"].value),
+    }
+
+
+def print_result(title, result, as_json):
+    """Prints what a run came to, and where everything was written.
+
+    Args:
+        title: one line.
+        result: `keras_vit.training.run.RunResult`.
+        as_json: whether to print `metrics.json` for machines instead.
+    """
+    if as_json:
+        print(json.dumps(result.metrics))
+        return
+    metrics = result.metrics
+    rows = [
+        (split, f"accuracy {metrics[split]['accuracy']:.4f}, loss {metrics[split]['loss']:.4f}")
+        for split in ("train", "validation", "test")
+        if split in metrics
+    ]
+    rows.append(
+        (
+            "work",
+            f"{metrics['steps']} steps in {metrics['seconds']:.1f} s, "
+            f"{metrics['images_per_second']:.0f} images/s",
+        )
+    )
+    rows += [(name, path) for name, path in result.files.items()]
+    output.print_summary(title, rows)

@@ -1,0 +1,1 @@
+"""Training: recipes as data, and runs whose loop is `model.fit`."""

@@ -1,0 +1,105 @@
+"""Predictions on files: equal to the model's, and one bad file costs no other."""
+
+import numpy as np
+import pytest
+
+import keras_vit
+from keras_vit.data.decode import decode_image
+from keras_vit.data.preprocess import evaluation_image
+from keras_vit.serving.predict import ImagePredictions, SavedModelClassifier
+
+# float32, and a softmax over a few classes.
+TOLERANCE = 1e-5
+
+
+@pytest.fixture(scope="session")
+def folder(pngs, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("images")
+    (folder / "sub").mkdir()
+    for name, data in {"0.png": pngs[0], "1.png": pngs[1], "sub/2.png": pngs[2]}.items():
+        (folder / name).write_bytes(data)
+    return folder
+
+
+def expected_probabilities(model, pngs):
+    pixels = np.stack([evaluation_image(decode_image(png), model.preprocessing) for png in pngs])
+    exponentials = np.exp(model.predict(pixels, verbose=0))
+    return exponentials / exponentials.sum(axis=-1, keepdims=True)
+
+
+def assert_answers(answers, model, probabilities):
+    assert [answer.error for answer in answers] == [None] * len(probabilities)
+    for answer, row in zip(answers, probabilities, strict=True):
+        best = np.argsort(-row)[: len(answer.predictions)]
+        assert [p.class_id for p in answer.predictions] == best.tolist()
+        assert [p.class_name for p in answer.predictions] == [model.class_names[i] for i in best]
+        received = [p.probability for p in answer.predictions]
+        np.testing.assert_allclose(received, row[best], atol=TOLERANCE)
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 8])
+def test_predict_folder_gives_probabilities_of_the_model(model, folder, pngs, batch_size):
+    answers = list(keras_vit.predict(model, [folder], batch_size=batch_size))
+    assert [answer.path for answer in answers] == [
+        str(folder / name) for name in ("0.png", "1.png", "sub/2.png")
+    ]
+    assert_answers(answers, model, expected_probabilities(model, pngs))
+
+
+def test_predict_saved_model_gives_probabilities_of_the_model(model, exported, folder, pngs):
+    classifier = SavedModelClassifier(exported.parent)
+    assert classifier.folder == exported
+    answers = list(keras_vit.predict(classifier, [folder], batch_size=2, top_k=2))
+    assert [len(answer.predictions) for answer in answers] == [2, 2, 2]
+    assert_answers(answers, model, expected_probabilities(model, pngs))
+
+
+def test_predict_sigmoid_is_not_normalised(model, folder):
+    (answer,) = keras_vit.predict(model, [folder / "0.png"], activation="sigmoid")
+    assert abs(sum(p.probability for p in answer.predictions) - 1) > 1e-3
+
+
+def test_predict_bad_files_cost_no_other(model, folder, pngs, tmp_path):
+    good, gif, cut = tmp_path / "a.png", tmp_path / "b.png", tmp_path / "c.png"
+    good.write_bytes(pngs[0])
+    gif.write_bytes(b"GIF89a")
+    cut.write_bytes(pngs[0][:-9])
+    answers = list(keras_vit.predict(model, [gif, good, cut, tmp_path / "none", folder / "1.png"]))
+    by_path = {answer.path: answer for answer in answers}
+    assert by_path[str(gif)].error == "not a JPEG or PNG image, GIF is not decoded"
+    assert "truncated" in by_path[str(cut)].error
+    assert by_path[str(tmp_path / "none")].error == "no such file or folder"
+    fine = [by_path[str(path)] for path in (good, folder / "1.png")]
+    assert_answers(fine, model, expected_probabilities(model, pngs[:2]))
+
+
+def test_predict_only_bad_files_gives_errors(model, tmp_path):
+    path = tmp_path / "empty.png"
+    path.write_bytes(b"")
+    assert list(keras_vit.predict(model, [path])) == [
+        ImagePredictions(str(path), error="not a JPEG or PNG image, it is empty")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"batch_size": 0}, "`batch_size` must be at least 1. Received: 0"),
+        ({"top_k": -1}, "`top_k` must be at least 1. Received: -1"),
+        ({"activation": "relu"}, "must be one of .*Received: 'relu'"),
+    ],
+)
+def test_predict_bad_argument_is_an_error_at_once(model, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        keras_vit.predict(model, [], **arguments)
+
+
+def test_saved_model_classifier_missing_folder_is_an_error(tmp_path):
+    with pytest.raises(FileNotFoundError, match="there is no SavedModel"):
+        SavedModelClassifier(tmp_path / "none")
+
+
+def test_saved_model_classifier_foreign_saved_model_is_an_error(tmp_path):
+    (tmp_path / "saved_model.pb").write_bytes(b"")
+    with pytest.raises(ValueError, match="must be an export of keras_vit"):
+        SavedModelClassifier(tmp_path)

@@ -1,0 +1,49 @@
+import pytest
+
+from keras_vit.training import folder
+
+
+def write_run(workdir, content, **arguments):
+    with folder.new_run(workdir, **arguments) as temporary:
+        for name in folder.FILES:
+            (temporary / name).write_text(content)
+
+
+def test_new_run_publishes_all_files_and_nothing_else(tmp_path):
+    write_run(tmp_path / "a" / "b", "1")
+    assert {path.name for path in (tmp_path / "a" / "b").iterdir()} == set(folder.FILES)
+
+
+def test_new_run_refuses_a_finished_run_unless_told(tmp_path):
+    write_run(tmp_path, "1")
+    with pytest.raises(FileExistsError, match="holds a finished run .*overwrite"):
+        write_run(tmp_path, "2")
+    assert (tmp_path / folder.MODEL).read_text() == "1"
+    write_run(tmp_path, "2", overwrite=True)
+    assert {(tmp_path / name).read_text() for name in folder.FILES} == {"2"}
+
+
+def test_new_run_that_fails_leaves_what_was_there(tmp_path):
+    write_run(tmp_path / "old", "1")
+    for workdir in (tmp_path / "old", tmp_path / "new" / "run"):
+        with pytest.raises(KeyboardInterrupt):  # noqa: PT012
+            with folder.new_run(workdir, overwrite=True) as temporary:
+                (temporary / folder.MODEL).write_text("2")
+                raise KeyboardInterrupt
+    assert {(tmp_path / "old" / name).read_text() for name in folder.FILES} == {"1"}
+    assert [path.name for path in tmp_path.iterdir()] == ["old"]
+    assert len(list((tmp_path / "old").iterdir())) == len(folder.FILES)
+
+
+def test_new_run_with_a_file_missing_publishes_nothing(tmp_path):
+    with pytest.raises(FileNotFoundError), folder.new_run(tmp_path / "run") as temporary:
+        (temporary / folder.MODEL).write_text("1")
+    assert not list(tmp_path.iterdir())
+
+
+def test_new_run_in_a_file_names_it(tmp_path):
+    (tmp_path / "file").write_text("")
+    for workdir in (tmp_path / "file", tmp_path / "file" / "run"):
+        with pytest.raises(NotADirectoryError) as caught, folder.new_run(workdir):
+            pass
+        assert caught.value.filename == str(workdir)

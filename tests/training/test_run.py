@@ -1,0 +1,208 @@
+import csv
+import dataclasses
+import io
+import json
+import zipfile
+
+import h5py
+import keras
+import numpy as np
+import pytest
+
+import keras_vit
+from keras_vit.data import pipeline
+from keras_vit.training import folder
+from keras_vit.training.callbacks import TrainingError
+from keras_vit.training.recipes import Recipe
+from keras_vit.training.run import finetune, pretrain
+
+TINY = Recipe(
+    steps=5,
+    batch_size=16,
+    learning_rate=3e-3,
+    warmup_steps=1,
+    global_clipnorm=None,
+    dropout=0.1,
+    augmentation="shift",
+    image_size=8,
+    report_steps=2,
+    model="ViT-Ti/16",
+    patch_size=4,
+    hidden_size=16,
+    mlp_dim=32,
+    num_heads=2,
+    depth=1,
+)
+
+
+@pytest.fixture(scope="module")
+def upstream(digits_dir):
+    return pipeline.resolve("digits/upstream", digits_dir)
+
+
+@pytest.fixture(scope="module")
+def downstream(digits_dir):
+    return pipeline.resolve("digits/downstream", digits_dir)
+
+
+@pytest.fixture(scope="module")
+def pretrained(upstream, tmp_path_factory):
+    return pretrain(upstream, tmp_path_factory.mktemp("runs") / "pretrain", recipe=TINY)
+
+
+def weights(model):
+    return {v.path: keras.ops.convert_to_numpy(v.value) for v in model.weights}
+
+
+def test_pretrain_writes_the_files_of_a_run(pretrained, upstream):
+    assert set(pretrained.files) == set(folder.FILES)
+    assert {path.name for path in pretrained.workdir.iterdir()} == set(folder.FILES)
+    recipe = json.loads(pretrained.files["recipe.json"].read_text())
+    assert Recipe(**recipe) == TINY
+    metrics = json.loads(pretrained.files["metrics.json"].read_text())
+    assert metrics == json.loads(json.dumps(pretrained.metrics))
+    assert metrics["steps"] == 5
+    assert metrics["dataset"] == "digits/upstream"
+    for split in ("validation", "test"):
+        assert metrics[split]["count"] == upstream.num_examples(split)
+    assert metrics["seconds"] > 0
+    assert metrics["images_per_second"] > 0
+
+
+def test_pretrain_history_has_a_row_for_each_report(pretrained):
+    with open(pretrained.files["history.csv"], newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [int(row["step"]) for row in rows] == [2, 4, 5]
+    # The rates of the last updates before: t = 1, 3 and 4 of W = 1, T = 5.
+    expected = 3e-3 * 0.5 * (1 + np.cos(np.pi * np.array([0, 2, 3]) / 4))
+    np.testing.assert_allclose([float(row["learning_rate"]) for row in rows], expected, rtol=1e-5)
+    assert float(rows[-1]["val_loss"]) == pretrained.metrics["validation"]["loss"]
+    assert float(rows[-1]["val_accuracy"]) == pretrained.metrics["validation"]["accuracy"]
+
+
+def test_pretrain_files_hold_the_trained_weights(pretrained):
+    expected = weights(pretrained.model)
+    assert np.abs(expected["head/kernel"]).max() > 0
+    for source in (pretrained.workdir, pretrained.files["checkpoint.npz"]):
+        model = keras_vit.from_pretrained(source)
+        received = weights(model)
+        for path in expected:
+            if "seed_generator" not in path:
+                np.testing.assert_array_equal(received[path], expected[path])
+    assert keras_vit.from_pretrained(pretrained.workdir).class_names == tuple("01234")
+
+
+def test_pretrained_model_file_has_no_optimizer(pretrained):
+    assert not pretrained.model.compiled
+    assert not keras.saving.load_model(pretrained.files["model.keras"]).compiled
+    with zipfile.ZipFile(pretrained.files["model.keras"]) as archive:
+        weights_file = h5py.File(io.BytesIO(archive.read("model.weights.h5")))
+    assert "layers" in weights_file
+    assert "optimizer" not in weights_file
+
+
+def test_pretrain_is_a_function_of_the_recipe(pretrained, upstream, tmp_path):
+    again = pretrain(upstream, tmp_path, recipe=TINY, progress=False)
+    assert again.metrics["test"] == pretrained.metrics["test"]
+    expected = weights(pretrained.model)
+    for path, received in weights(again.model).items():
+        np.testing.assert_array_equal(received, expected[path])
+
+
+def test_pretrain_with_another_seed_starts_elsewhere(pretrained, upstream, tmp_path):
+    model = keras_vit.create_model("ViT-Ti/16", num_classes=5, image_size=8, **TINY.architecture())
+    result = pretrain(upstream, tmp_path, recipe=TINY, model=model, seed=1, shots=1, steps=2)
+    assert result.model is model
+    assert result.metrics["num_train_examples"] == 5
+    assert result.metrics["test"]["loss"] != pretrained.metrics["test"]["loss"]
+
+
+def test_finetune_at_a_higher_resolution_interpolates_the_positions(
+    pretrained, downstream, tmp_path
+):
+    result = finetune(
+        pretrained.workdir,
+        downstream,
+        tmp_path / "run",
+        recipe=dataclasses.replace(TINY, image_size=None, warmup_steps=0, learning_rate=1e-9),
+        image_size=12,
+        shots=3,
+    )
+    assert result.model.config.image_size == (12, 12)
+    assert result.model.class_names == tuple("56789")
+    assert result.metrics["num_train_examples"] == 15
+    assert result.metrics["source"] == str(pretrained.workdir)
+    expected = weights(keras_vit.from_pretrained(pretrained.workdir, num_classes=5, image_size=12))
+    received = weights(result.model)
+    # A rate of nearly 0 leaves the weights that the fine-tuning started from.
+    assert received["posembed_input/embedding"].shape == (1, 10, 16)
+    for path in expected:
+        if "seed_generator" not in path:
+            np.testing.assert_allclose(received[path], expected[path], atol=1e-6)
+    assert np.abs(received["head/kernel"]).max() < 1e-6
+
+
+def test_pretrain_with_a_loss_that_is_not_finite_writes_nothing(upstream, tmp_path):
+    with pytest.raises(TrainingError, match="not finite .*nothing was written"):
+        pretrain(
+            upstream,
+            tmp_path / "run",
+            recipe=TINY,
+            optimizer="sgd",
+            learning_rate=1e30,
+            warmup_steps=0,
+        )
+    assert not list(tmp_path.iterdir())
+
+
+def test_pretrain_refuses_a_finished_run(pretrained, upstream):
+    before = pretrained.files["model.keras"].read_bytes()
+    with pytest.raises(FileExistsError, match="holds a finished run"):
+        pretrain(upstream, pretrained.workdir, recipe=TINY)
+    assert pretrained.files["model.keras"].read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"steps": None}, "either `steps` or `epochs`"),
+        ({"epochs": 0.01}, "are 0 steps"),
+        ({"stepz": 3}, "no field 'stepz'. Close: steps"),
+        ({"augmentation": "shfit"}, "did you mean 'shift'"),
+        ({"recipe": "digits_finetune"}, "must name its `model`"),
+        ({"model": "ViT-Ti/61"}, "ViT-Ti/16"),
+        ({"shots": 1000}, "`shots` must be at most"),
+    ],
+)
+def test_pretrain_bad_argument_is_refused_before_the_work(overrides, message, upstream, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        pretrain(upstream, tmp_path / "run", **{"recipe": TINY, **overrides})
+    assert not list(tmp_path.iterdir())
+
+
+def test_pretrain_refuses_a_model_of_other_classes_or_size(
+    pretrained, upstream, downstream, tmp_path
+):
+    with pytest.raises(ValueError, match="class 0 is '0' in the model and '5' in the data set"):
+        pretrain(downstream, tmp_path, recipe=TINY, model=pretrained.model)
+    with pytest.raises(ValueError, match=r"recipe's size \(16, 16\). Received: one for \(8, 8\)"):
+        pretrain(upstream, tmp_path, recipe=TINY, model=pretrained.model, image_size=16)
+    with pytest.raises(TypeError, match="must be a model of keras_vit. Received: Sequential"):
+        pretrain(downstream, tmp_path, recipe=TINY, model=keras.Sequential())
+
+
+def test_pretrain_refuses_an_empty_data_set(upstream, tmp_path):
+    empty = dataclasses.replace(upstream, split_sizes={"train": 0})
+    with pytest.raises(ValueError, match="must have examples. Received: 0"):
+        pretrain(empty, tmp_path / "run", recipe=TINY)
+
+
+def test_finetune_refuses_another_architecture(pretrained, downstream, tmp_path):
+    with pytest.raises(ValueError, match="architecture from the file .* Received: depth"):
+        finetune(pretrained.workdir, downstream, tmp_path, recipe=TINY, depth=2)
+
+
+def test_finetune_of_a_missing_file_is_an_error(downstream, tmp_path):
+    with pytest.raises(keras_vit.CheckpointError, match="there is no such file"):
+        finetune(tmp_path / "no.keras", downstream, tmp_path / "run", recipe=TINY)
+    assert not list(tmp_path.iterdir())
