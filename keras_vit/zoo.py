@@ -9,11 +9,12 @@ from collections.abc import Callable
 import keras
 import numpy as np
 
-from keras_vit.checkpoints import readers, rules, sources
+from keras_vit.checkpoints import containers, rules, sources
 from keras_vit.checkpoints.class_names import class_names as class_names_of
 from keras_vit.checkpoints.errors import CheckpointError
-from keras_vit.checkpoints.formats import find_format, get_format, write_npz
+from keras_vit.checkpoints.formats import find_format, format_for, get_format
 from keras_vit.checkpoints.positions import resize_positions
+from keras_vit.checkpoints.tables import Architecture
 from keras_vit.layers.initializers import blank_initialization
 from keras_vit.models import BiTResNet, HybridVisionTransformer, Preprocessing, VisionTransformer
 from keras_vit.models.classifier import ImageClassifier, pair, replace_fields
@@ -22,7 +23,6 @@ from keras_vit.models.presets import get_preset, list_models
 __all__ = ["create_model", "from_pretrained", "list_models", "save_pretrained"]
 
 FAMILIES = {"vit": VisionTransformer, "hybrid": HybridVisionTransformer, "bit": BiTResNet}
-DEFAULT_FORMATS = {"vit": "vit_jax", "hybrid": "vit_jax", "bit": "bit"}
 
 # Fields that no array tells and that need none: what `from_pretrained` lets a caller choose.
 FREE_FIELDS = (
@@ -33,6 +33,8 @@ FREE_FIELDS = (
     "layer_norm_epsilon",
     "group_norm_epsilon",
     "conv_epsilon",
+    "standardization",
+    "root_pool_padding",
     "pooling",
     "head_bias",
 )
@@ -81,8 +83,8 @@ def from_pretrained(
 
     Args:
         source: a name of `list_checkpoints()` (downloaded once, then cached), an `https://` or
-            `gs://` address, or the path of an official `.npz` file (ViT, hybrid or BiT), of a
-            `.keras` file of this package, or of a folder that a training wrote.
+            `gs://` address, or the path of a `.npz` or `.safetensors` file of a known format
+            (`docs/checkpoints.md`), of a `.keras` file of this package, or of a folder with one.
         num_classes: None keeps the file's head; a number drops head and representation layer and
             starts a new head at zero, as the paper's fine-tuning does; 0 leaves the head out.
         image_size: (height, width) in pixels, or one integer; None keeps that of the file.  Where
@@ -155,13 +157,15 @@ def save_pretrained(model, path, *, format=None, overwrite=True):
     """Writes a model's weights as a file that the official code loads.
 
     A model that came from a file of the same format is written with that file's spelling of the
-    keys, so that loading and saving give the same arrays under the same names.
+    keys, and in its 16-bit type if it had one that still loses nothing, so that loading and saving
+    give the same arrays under the same names.
 
     Args:
         model: a model of this package.
-        path: the `.npz` file; written beside and renamed, so that it is never half a file.
-        format: `"vit_jax"` or `"bit"`; None takes the one that the model came from, else that of
-            its family.
+        path: the `.npz` or `.safetensors` file; written beside and renamed, so that it is never
+            half a file.  Formats that need a `config.json` write it into the same folder.
+        format: a name of `docs/checkpoints.md`, such as `"vit_jax"`; None takes the one that the
+            model came from, else the first that can hold it.
         overwrite: whether an existing file may be replaced.
 
     Returns:
@@ -178,10 +182,15 @@ def save_pretrained(model, path, *, format=None, overwrite=True):
         raise CheckpointError(path, "exists already; give `overwrite=True` to replace it")
     architecture = describe(model.config)
     origin = model.origin or {}
-    format_ = get_format(format or origin.get("format") or DEFAULT_FORMATS[architecture.family])
-    layout = origin.get("layout") if origin.get("format") == format_.name else None
+    format_ = get_format(format) if format else format_for(architecture, origin.get("format"))
+    same = origin if origin.get("format") == format_.name else {}
     arrays = {v.path: keras.ops.convert_to_numpy(v.value) for v in model.weights}
-    write_npz(path, rules.arrays_for_file(path, format_, architecture, layout, arrays))
+    layout = same.get("layout")
+    arrays = rules.arrays_for_file(
+        path, format_, architecture, arrays, layout=layout, prefix=same.get("prefix")
+    )
+    arrays = containers.narrowed(arrays, same.get("dtype"))
+    containers.write(path, format_, arrays, architecture, layout)
     return path
 
 
@@ -191,7 +200,7 @@ def describe(config):
     num_positions = 0
     if getattr(config, "position_embedding", None) == "learned":
         num_positions = math.prod(config.grid) + config.class_token
-    return rules.Architecture(family, dataclasses.asdict(config), num_positions)
+    return Architecture(family, dataclasses.asdict(config), num_positions)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -208,7 +217,7 @@ class _Source:
         origin: what becomes the model's `origin`.
     """
 
-    architecture: rules.Architecture
+    architecture: Architecture
     grid: tuple[int, int] | None
     paths: frozenset
     read: Callable
@@ -218,9 +227,8 @@ class _Source:
 
 
 def _open(path, format_name):
-    if path.is_dir():
-        path = path / "model.keras"
-    return _open_keras(path) if path.suffix == ".keras" else _open_npz(path, format_name)
+    path = containers.file_of(path)
+    return _open_keras(path) if path.suffix == ".keras" else _open_arrays(path, format_name)
 
 
 def _with_catalogue(found, checkpoint):
@@ -235,27 +243,30 @@ def _with_catalogue(found, checkpoint):
     )
 
 
-def _open_npz(path, format_name):
-    headers = readers.read_headers(path)
-    shapes = {key: header.shape for key, header in headers.items()}
+def _open_arrays(path, format_name):
+    container = containers.open_container(path)
+    shapes = container.shapes
     format_ = get_format(format_name) if format_name else find_format(path, shapes)
-    match = rules.match_file(path, format_, shapes)
-    entries = {entry.ours: entry for entry in match.entries}
-
-    def read(paths):
-        wanted = {p: headers[match.prefix + entries[p].theirs] for p in sorted(paths)}
-        arrays = readers.read_arrays(path, wanted)
-        return {p: entries[p].from_file(array) for p, array in arrays.items()}
-
+    facts = container.facts() if format_.facts else {}
+    match = rules.match_file(path, format_, shapes, facts)
+    kept = {
+        "prefix": match.prefix if format_.keeps_prefix else None,
+        "dtype": container.half,
+    }
     architecture = match.architecture
     patches = architecture.num_positions - bool(architecture.fields.get("class_token"))
     side = math.isqrt(max(patches, 0))
     return _Source(
         architecture=architecture,
-        grid=(side, side) if side and side * side == patches else None,
-        paths=frozenset(entries),
-        read=read,
-        origin={"file": path.name, "format": format_.name, "layout": match.layout},
+        grid=architecture.grid or ((side, side) if side and side * side == patches else None),
+        paths=match.paths,
+        read=lambda paths: match.arrays(paths, container.read),
+        origin={
+            "file": path.name,
+            "format": format_.name,
+            "layout": match.layout,
+            **{name: value for name, value in kept.items() if value is not None},
+        },
     )
 
 
@@ -300,6 +311,14 @@ def _image_size(source, found, image_size):
         if found.preprocessing is not None:
             return found.preprocessing.image_size
         return BiTResNet.config_class.image_size
+    if fields.get("position_embedding") == "sincos2d":
+        if found.preprocessing is not None:
+            return found.preprocessing.image_size
+        raise CheckpointError(
+            source,
+            "it has no array of positions; if it is of a model with sine-cosine positions, which "
+            "have none, give `image_size=(height, width)`, which no other array tells",
+        )
     if found.grid is None:
         raise CheckpointError(
             source,

@@ -1,17 +1,17 @@
-"""All formats, how a file's is found, and how a file is written."""
+"""All formats, how a file's is found, and which one a model is written in."""
 
 import difflib
-import os
-import pathlib
-import tempfile
 
-import numpy as np
-
-from keras_vit.checkpoints.bit import BIT
+from keras_vit.checkpoints.big_vision import BIG_VISION
+from keras_vit.checkpoints.bit import BIT, BIT_PAPER
 from keras_vit.checkpoints.errors import CheckpointError
+from keras_vit.checkpoints.huggingface import HUGGINGFACE
+from keras_vit.checkpoints.timm import TIMM
 from keras_vit.checkpoints.vit_jax import VIT_JAX
 
-FORMATS = {format_.name: format_ for format_ in (VIT_JAX, BIT)}
+FORMATS = {
+    format_.name: format_ for format_ in (VIT_JAX, BIT, BIG_VISION, BIT_PAPER, TIMM, HUGGINGFACE)
+}
 
 
 def get_format(name):
@@ -26,8 +26,25 @@ def get_format(name):
     return FORMATS[name]
 
 
+def format_for(architecture, came_from=None):
+    """The `Format` to write a model in where none is asked for.
+
+    Args:
+        architecture: `Architecture` of the model.
+        came_from: name of the format that its weights came in, if they did.
+
+    Returns:
+        That format, else the first of `FORMATS` that can hold the model; where none can, the first
+        for the model's family, for its reasons.
+    """
+    first = [FORMATS[came_from]] if came_from in FORMATS else []
+    candidates = [f for f in (*first, *FORMATS.values()) if architecture.family in f.families]
+    able = (f for f in candidates if not f.cannot_hold(architecture))
+    return next(able, candidates[0])
+
+
 def find_format(path, keys):
-    """The `Format` whose signature is among a file's keys.
+    """The `Format` that has a mark among a file's keys.
 
     Raises:
         CheckpointError: if there is none, or more than one.
@@ -35,49 +52,13 @@ def find_format(path, keys):
     found = [
         format_
         for format_ in FORMATS.values()
-        if any(prefix + format_.signature in keys for prefix in format_.prefixes)
+        if format_.found_under({format_.respell(key) for key in keys})
     ]
     if len(found) == 1:
         return found[0]
     if found:
         names = ", ".join(format_.name for format_ in found)
         raise CheckpointError(path, f"has the marks of several formats ({names}); give `format=`")
-    marks = "; ".join(f"{f.name} has {f.signature!r}" for f in FORMATS.values())
+    marks = "; ".join(f"{f.name} has {f.signatures[0]}" for f in FORMATS.values())
     sample = ", ".join(sorted(keys)[:3])
     raise CheckpointError(path, f"of no known format: it holds {sample} ... ({marks})")
-
-
-def write_npz(path, arrays):
-    """Writes arrays beside `path` and renames the file when it is whole.
-
-    Args:
-        path: a file; replaced if it exists.
-        arrays: key -> array.
-
-    Raises:
-        CheckpointError: if the folder cannot be written, or the disk is full.
-    """
-    path = pathlib.Path(path)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    except OSError as error:
-        raise CheckpointError(path, f"cannot be written: {error.strerror}") from error
-    try:
-        with os.fdopen(handle, "wb") as file:
-            np.savez(file, allow_pickle=False, **arrays)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())
-        os.replace(temporary, path)
-    except OSError as error:
-        raise CheckpointError(path, f"cannot be written: {error.strerror}") from error
-    finally:
-        if os.path.exists(temporary):
-            os.unlink(temporary)
-
-
-def _umask():
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

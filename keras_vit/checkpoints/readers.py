@@ -1,16 +1,13 @@
-"""Containers: what arrays a file holds, known from its headers before a byte of data is read.
+"""The `.npz` container: what arrays a file holds, known before a byte of data is read.
 
 The container is hostile until proven otherwise: no pickle, no duplicate members, and every size is
 checked against the file before memory is taken.
 """
 
 import ast
-import concurrent.futures
 import dataclasses
 import math
-import os
 import pathlib
-import re
 import struct
 import zipfile
 import zlib
@@ -18,8 +15,10 @@ import zlib
 import ml_dtypes
 import numpy as np
 
+from keras_vit.checkpoints.arrays import aligned_bytes, as_float32, first_bytes, impostor, read_all
 from keras_vit.checkpoints.errors import CheckpointError
 
+NPZ = "(a zip archive of NumPy arrays)"
 MAX_HEADER_BYTES = 65536
 MAX_MEMBERS = 100_000
 # bfloat16 has no NumPy descriptor: it is written as two bytes without a type.
@@ -33,17 +32,6 @@ DTYPES = {
     "|V2": np.dtype(ml_dtypes.bfloat16),
     "<V2": np.dtype(ml_dtypes.bfloat16),
 }
-# First bytes of what people mistake for a checkpoint -> what it is and what to do.
-IMPOSTORS = (
-    (b"version https://git-lfs", "a git-lfs pointer and not the file it stands for; fetch that"),
-    (b"<", "a web page (HTML or XML) and not an array file; download the file itself"),
-    (b"\x80\x02", "a pickle, which could run code and is never loaded"),
-    (b"\x80\x03", "a pickle, which could run code and is never loaded"),
-    (b"\x80\x04", "a pickle, which could run code and is never loaded"),
-    (b"\x80\x05", "a pickle, which could run code and is never loaded"),
-    (b"\x89HDF\r\n\x1a\n", "an HDF5 file; load it with the Keras model that wrote it"),
-    (b"\x1f\x8b", "compressed with gzip; unpack it first"),
-)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,7 +59,9 @@ def read_headers(path):
             something else than plain floating-point arrays; names every such member.
     """
     path = pathlib.Path(path)
-    _check_is_zip(path)
+    start = first_bytes(path, ".npz")
+    if not start.startswith(b"PK"):
+        raise CheckpointError(path, f"not a .npz file {impostor(start, NPZ)}")
     headers, problems = {}, []
     try:
         with zipfile.ZipFile(path) as archive:
@@ -98,25 +88,6 @@ def read_headers(path):
     if not headers:
         raise CheckpointError(path, "the file holds no arrays")
     return headers
-
-
-def _check_is_zip(path):
-    if not path.exists():
-        raise CheckpointError(path, "there is no such file")
-    if not path.is_file():
-        raise CheckpointError(path, "not a regular file; give the path of a .npz file")
-    try:
-        with open(path, "rb") as file:
-            start = file.read(64)
-    except OSError as error:
-        raise CheckpointError(path, f"cannot be read: {error.strerror}") from error
-    if not start:
-        raise CheckpointError(path, "the file is empty")
-    if not start.startswith(b"PK"):
-        for magic, what in IMPOSTORS:
-            if start.lstrip().startswith(magic):
-                raise CheckpointError(path, f"not a .npz file but {what}")
-        raise CheckpointError(path, "not a .npz file (a zip archive of NumPy arrays)")
 
 
 def _read_header(archive, member):
@@ -181,47 +152,22 @@ def read_arrays(path, headers):
     Raises:
         CheckpointError: if the data is damaged, or a value is not finite; names every such array.
     """
-    problems = []
-    with concurrent.futures.ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
-        futures = {key: pool.submit(_read_array, path, h) for key, h in headers.items()}
-        arrays = {}
-        for key, future in futures.items():
-            try:
-                arrays[key] = future.result()
-            except ValueError as error:
-                problems.append(f"array {headers[key].member.filename[:-4]!r} {error}")
-            except (zipfile.BadZipFile, zlib.error, EOFError, OSError, struct.error) as error:
-                problems.append(f"array {headers[key].member.filename[:-4]!r} is damaged: {error}")
-    if problems:
-        raise CheckpointError(path, problems)
-    return arrays
+    return read_all(
+        path,
+        {
+            key: (header.member.filename[:-4], lambda header=header: _read_array(path, header))
+            for key, header in headers.items()
+        },
+    )
 
 
 def _read_array(path, header):
-    raw = _aligned_bytes(header.member.file_size - header.header_bytes)
+    raw = aligned_bytes(header.member.file_size - header.header_bytes)
     if header.member.compress_type == zipfile.ZIP_STORED:
         _read_stored(path, header, raw)
     else:
         _read_deflated(path, header, raw)
-    array = raw.view(header.dtype)
-    if array.dtype != np.float32 or header.fortran_order:
-        order = "F" if header.fortran_order else "C"
-        values = array.reshape(header.shape, order=order).astype("<f4")
-        array = _aligned_bytes(values.size * 4).view("<f4")
-        array[:] = values.ravel(order="C")
-    # Not finite sums are rare enough to look at each value then; a sum of finite ones may overflow.
-    with np.errstate(over="ignore", invalid="ignore"):
-        suspicious = not np.isfinite(array.sum())
-    if suspicious and not np.isfinite(array).all():
-        raise ValueError("holds values that are not finite (NaN or infinity)")
-    return array.reshape(header.shape)
-
-
-def _aligned_bytes(size, alignment=64):
-    """Uninitialised bytes at an address that TensorFlow accepts as a tensor's."""
-    buffer = np.empty(size + alignment, np.uint8)
-    offset = -buffer.ctypes.data % alignment
-    return buffer[offset : offset + size]
+    return as_float32(raw, header.dtype, header.shape, header.fortran_order)
 
 
 def _read_stored(path, header, raw):
@@ -257,12 +203,3 @@ def _read_deflated(path, header, raw):
             done += len(chunk)
         if file.read(1):
             raise ValueError("is longer than its shape says")
-
-
-def natural_key(name):
-    """Sorts block 10 after block 9.
-
-    >>> sorted(["b10", "b9", "a"], key=natural_key)
-    ['a', 'b9', 'b10']
-    """
-    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)]

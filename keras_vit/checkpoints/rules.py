@@ -1,118 +1,28 @@
-"""The engine: a format is a table of rows, and the engine applies it in both directions.
-
-A row pairs a variable path of ours with a key of theirs and gives both shapes in symbols.  From
-those follow what a file must hold, how an array is turned from one form to the other, and back:
-
-    Row("block", "encoderblock_{i}/attention/query/kernel", "blocks.{i}.q.weight", "D k d", "k*d D")
-
-says that our (D, k, d) kernel is their (k d, D) matrix.  A row is used once for each set of symbols
-in its scope, so that one row serves all blocks, and a scope without any leaves its rows out.
-"""
+"""The engine: applies a format's table to a file, and to a model, in the other direction."""
 
 import collections
 import dataclasses
-import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import numpy as np
 
 from keras_vit.checkpoints.errors import CheckpointError
-
-
-@dataclasses.dataclass(frozen=True)
-class Row:
-    """One array.
-
-    Args:
-        scope: which sets of symbols the row is used with.
-        ours: variable path of the model, with `{symbol}` in it.
-        theirs: key in the file, with `{symbol}` and the layout's `{placeholder}` in it.
-        shape: our shape: symbols, and ones that stand for nothing, separated by spaces.
-        file_shape: theirs: the same symbols in any order, `*` where several share an axis, ones,
-            and the layout's placeholders; None if it is the same.
-    """
-
-    scope: str
-    ours: str
-    theirs: str
-    shape: str
-    file_shape: str | None = None
-
-
-@dataclasses.dataclass(frozen=True)
-class Architecture:
-    """What a file's arrays say of the model: enough to build it.
-
-    Attributes:
-        family: `"vit"`, `"hybrid"` or `"bit"`.
-        fields: the configuration's fields that differ from file to file.
-        num_positions: rows of the position embedding; 0 where there is none.
-    """
-
-    family: str
-    fields: Mapping
-    num_positions: int = 0
-
-
-@dataclasses.dataclass(frozen=True)
-class Format:
-    """A checkpoint format as data.
-
-    Attributes:
-        name: of the format.
-        signature: key (below a prefix) that only files of this format have.
-        prefixes: what may stand before every key; the first is what is written.
-        layouts: layout name -> placeholder -> text; the first is what is written by default.
-        rows: the table.
-        dropped: patterns of keys that are known and not used.
-        architecture: reads an `Architecture` off a `FileView`.
-        scopes: scope -> list of sets of symbols, for an `Architecture`.
-        unsupported: what of an `Architecture` the format cannot hold, as a list of reasons.
-    """
-
-    name: str
-    signature: str
-    prefixes: tuple[str, ...]
-    layouts: Mapping[str, Mapping[str, str]]
-    rows: tuple[Row, ...]
-    dropped: tuple[str, ...]
-    architecture: Callable
-    scopes: Callable
-    unsupported: Callable
-
-
-@dataclasses.dataclass(frozen=True)
-class Entry:
-    """A row with its symbols filled in: one variable of ours and one array of theirs."""
-
-    ours: str
-    theirs: str
-    shape: tuple[int, ...]
-    file_shape: tuple[int, ...]
-    axes: tuple[tuple[str, int], ...]
-    file_axes: tuple[str, ...]
-
-    def from_file(self, array):
-        """Their array in our shape."""
-        sizes = dict(self.axes)
-        array = array.reshape([sizes[name] for name in self.file_axes])
-        order = [self.file_axes.index(name) for name, _ in self.axes]
-        return array.transpose(order).reshape(self.shape)
-
-    def to_file(self, array):
-        """Our array in their shape."""
-        names = [name for name, _ in self.axes]
-        array = array.reshape([size for _, size in self.axes])
-        order = [names.index(name) for name in self.file_axes]
-        return np.ascontiguousarray(array.transpose(order)).reshape(self.file_shape)
+from keras_vit.checkpoints.tables import Architecture, Entry, Format, entries, fill
 
 
 class FileView:
-    """A file's array shapes under one prefix, by keys as the layout spells them."""
+    """A file's array shapes under one prefix, by keys as the layout spells them.
 
-    def __init__(self, shapes, prefix, layout):
+    Attributes:
+        layout: placeholder -> text.
+        shapes: key -> shape.
+        facts: what a `config.json` beside the file says; empty without one.
+    """
+
+    def __init__(self, shapes, prefix, layout, facts=None):
         self.layout = layout
+        self.facts = facts or {}
         self.shapes = {
             key.removeprefix(prefix): shape
             for key, shape in shapes.items()
@@ -121,7 +31,7 @@ class FileView:
 
     def shape(self, key):
         """The shape of an array, or None if the file lacks it; `{placeholders}` are filled in."""
-        return self.shapes.get(_fill(key, self.layout))
+        return self.shapes.get(fill(key, self.layout))
 
     def indices(self, pattern):
         """The numbers that stand at `{}` in the keys that start with `pattern`, sorted.
@@ -151,47 +61,6 @@ class FileView:
         return votes.most_common(1)[0][0] if votes else None
 
 
-def _fill(template, symbols):
-    return re.sub(
-        r"\{(\w+)\}",
-        lambda match: str(symbols.get(match.group(1), match.group(0))),
-        template,
-    )
-
-
-def _axes(shape, symbols):
-    """("D", "k*d") with sizes -> the symbols in order, and the size of each axis."""
-    names, sizes = [], []
-    for axis in shape.split():
-        parts = [part for part in axis.split("*") if part != "1"]
-        names += parts
-        sizes.append(math.prod(symbols[part] for part in parts))
-    return tuple(names), tuple(sizes)
-
-
-def entries(format_, architecture, layout=None):
-    """The table filled in for one architecture and layout (None: the first): `Entry` objects."""
-    placeholders = format_.layouts[layout or next(iter(format_.layouts))]
-    scopes = format_.scopes(architecture)
-    filled = []
-    for row in format_.rows:
-        for symbols in scopes[row.scope]:
-            names, shape = _axes(row.shape, symbols)
-            file_shape = _fill(row.file_shape or row.shape, placeholders)
-            file_names, file_sizes = _axes(file_shape, symbols)
-            filled.append(
-                Entry(
-                    ours=_fill(row.ours, symbols),
-                    theirs=_fill(_fill(row.theirs, symbols), placeholders),
-                    shape=shape,
-                    file_shape=file_sizes,
-                    axes=tuple((name, symbols[name]) for name in names),
-                    file_axes=file_names,
-                )
-            )
-    return filled
-
-
 @dataclasses.dataclass(frozen=True)
 class Match:
     """A file understood: its format, prefix, layout, architecture, and where each array is."""
@@ -201,15 +70,39 @@ class Match:
     layout: str
     architecture: Architecture
     entries: list[Entry]
+    spelling: Mapping[str, str]
+
+    @property
+    def paths(self):
+        """Our variable paths."""
+        return frozenset(entry.ours for entry in self.entries)
+
+    def arrays(self, paths, read):
+        """The model's arrays.
+
+        Args:
+            paths: which of our variable paths.
+            read: function of a list of keys that gives key -> array.
+
+        Returns:
+            Our variable path -> array in our shape.
+        """
+        wanted = [entry for entry in self.entries if entry.ours in paths]
+        keys = {entry.theirs: self.spelling[self.prefix + entry.theirs] for entry in wanted}
+        stored = read(sorted(set(keys.values())))
+        arrays = {entry.ours: entry.from_file(stored[keys[entry.theirs]]) for entry in wanted}
+        placeholders = self.format_.layouts[self.layout]
+        return self.format_.to_model(arrays, self.architecture, placeholders)
 
 
-def match_file(path, format_, shapes):
-    """Understands a file by its arrays' names and shapes alone.
+def match_file(path, format_, shapes, facts=None):
+    """Understands a file by its arrays' names and shapes, and what its `config.json` says.
 
     Args:
         path: for error messages.
         format_: `Format`.
         shapes: key -> shape, of the whole file.
+        facts: what the `config.json` beside the file says, if there is one.
 
     Returns:
         `Match` of the layout that fits without any difference.
@@ -217,29 +110,46 @@ def match_file(path, format_, shapes):
     Raises:
         CheckpointError: if there is none; lists every difference to the one that fits best.
     """
-    prefixes = [p for p in format_.prefixes if p + format_.signature in shapes]
+    spelling = _spelling(path, format_, shapes)
+    shapes = {key: shapes[stored] for key, stored in spelling.items()}
+    prefixes = format_.found_under(shapes)
     if len(prefixes) != 1:
         found = " and ".join(repr(p) for p in prefixes) or "nowhere"
+        marks = ", or ".join(map(str, format_.signatures))
         raise CheckpointError(
             path,
-            f"a {format_.name} file has {format_.signature!r} at one place, this one has it under "
-            f"{found}",
+            f"a {format_.name} file has {marks} at one place, this one has it under {found}",
         )
     prefix = prefixes[0]
     best = fallback = None
     for layout in format_.layouts:
-        view = FileView(shapes, prefix, format_.layouts[layout])
+        view = FileView(shapes, prefix, format_.layouts[layout], facts)
         architecture = format_.architecture(view)
-        if isinstance(architecture, str):
-            fallback = architecture
+        if architecture is None or isinstance(architecture, str):
+            fallback = fallback or architecture
             continue
         filled = entries(format_, architecture, layout)
         problems = _differences(format_, filled, view, shapes, prefix)
         if not problems:
-            return Match(format_, prefix, layout, architecture, filled)
+            return Match(format_, prefix, layout, architecture, filled, spelling)
         if best is None or len(problems) < len(best):
             best = problems
-    raise CheckpointError(path, best or fallback)
+    raise CheckpointError(
+        path, best or fallback or f"its arrays are spelled as those of no {format_.name} file"
+    )
+
+
+def _spelling(path, format_, keys):
+    """Key as the table spells it -> key as the file does."""
+    spelling, problems = {}, []
+    for stored in keys:
+        key = format_.respell(stored)
+        if key in spelling:
+            problems.append(f"{stored} is the same array as {spelling[key]}")
+        spelling[key] = stored
+    if problems:
+        raise CheckpointError(path, problems)
+    return spelling
 
 
 def _differences(format_, filled, view, shapes, prefix):
@@ -268,15 +178,16 @@ def _differences(format_, filled, view, shapes, prefix):
     return problems
 
 
-def arrays_for_file(path, format_, architecture, layout, arrays):
+def arrays_for_file(path, format_, architecture, arrays, *, layout=None, prefix=None):
     """Our arrays under their keys and in their shapes.
 
     Args:
         path: for error messages.
         format_: `Format` to write.
         architecture: `Architecture` of the model.
-        layout: name of a layout of the format; None for its first.
         arrays: our variable path -> array; emptied as the result is made.
+        layout: name of a layout of the format; None for its first.
+        prefix: before every key, where the format keeps it; None for its first.
 
     Returns:
         key -> float32 array, in the table's order.
@@ -284,16 +195,26 @@ def arrays_for_file(path, format_, architecture, layout, arrays):
     Raises:
         CheckpointError: if the format cannot hold this model, or a variable has no row.
     """
-    problems = format_.unsupported(architecture)
+    problems = format_.cannot_hold(architecture)
     if problems:
         raise CheckpointError(path, [f"{format_.name} cannot hold {p}" for p in problems])
+    layout = layout or next(iter(format_.layouts))
+    prefix = prefix if format_.keeps_prefix and prefix is not None else format_.prefixes[0]
     filled = entries(format_, architecture, layout)
     ours = {entry.ours for entry in filled}
     problems = [f"- {name} is missing in the model" for name in sorted(ours - set(arrays))]
     problems += [f"+ {name} has no place in the file" for name in sorted(set(arrays) - ours)]
     if problems:
         raise CheckpointError(path, problems)
-    prefix = format_.prefixes[0]
-    return {
-        prefix + e.theirs: e.to_file(np.asarray(arrays.pop(e.ours), np.float32)) for e in filled
-    }
+    arrays = format_.to_table(arrays, architecture, format_.layouts[layout])
+    written = {}
+    for entry in filled:
+        key = prefix + entry.theirs
+        array = np.asarray(arrays.pop(entry.ours), np.float32)
+        if entry.is_theirs:
+            written[key] = array.reshape(entry.file_shape)
+            continue
+        if key not in written:
+            written[key] = np.empty(entry.file_shape, np.float32)
+        entry.to_file(array, written[key])
+    return written

@@ -4,7 +4,7 @@ Symbols: D hidden, M mlp_dim, k heads, d = D / k, p q patch, C channels that are
 T positions, R representation, Y classes; m middle and f output channels of a unit, c its input's.
 """
 
-from keras_vit.checkpoints.rules import Architecture, Format, Row
+from keras_vit.checkpoints.tables import Architecture, Format, Row, Signature
 
 # "pre_linen" numbers a block's parts through (the published files), "linen" each kind by itself
 # (what the code writes today).  Group norms were (1, 1, 1, C) in files of before 2022.
@@ -26,6 +26,9 @@ LAYOUTS = {
     "pre_linen_squeezed": {**_PRE_LINEN, "ones": ""},
     "linen_unsqueezed": {**_LINEN, "ones": "1 1 1"},
 }
+
+# An array without elements may claim any size: what follows from it must not take the memory.
+MAX_DEPTH = 10_000
 
 _BLOCK = "Transformer/encoderblock_{i}"
 _ATTENTION = _BLOCK + "/{attention}"
@@ -138,23 +141,30 @@ def read_architecture(view):
     return Architecture(family, fields, num_positions=positions[1])
 
 
-def stage_depths(view, block, unit):
-    """How many units each stage has; 0 for a stage that is missing between others."""
-    last = max(view.indices(block), default=0)
+def stage_depths(view, block, unit, first=1):
+    """How many units each stage has; 0 for a stage that is missing between others.
+
+    Args:
+        view: `FileView`.
+        block: what keys of a stage start with, `{}` for its number.
+        unit: what follows in keys of a unit, `{}` for its number.
+        first: number of the first stage.
+    """
+    last = max(view.indices(block), default=first - 1)
     if last > 16:
         return (0,)
-    return tuple(len(view.indices(block.format(b) + unit)) for b in range(1, last + 1))
+    return tuple(len(view.indices(block.format(b) + unit)) for b in range(first, last + 1))
 
 
 def unit_symbols(stage_depths, root):
-    """For every unit: its indices, and the channels in (c), in the middle (m = n) and out (f)."""
+    """For every unit: its indices, from 1 and from 0; its channels in, in the middle and out."""
     channels = root
     for b, num_units in enumerate(stage_depths, start=1):
         middle = root * 2 ** (b - 1)
         for u in range(1, num_units + 1):
             yield {
-                "b": b, "u": u, "c": channels, "m": middle, "n": middle, "f": 4 * middle,
-                "s": 3, "t": 3,
+                "b": b, "u": u, "b0": b - 1, "u0": u - 1,
+                "c": channels, "m": middle, "n": middle, "f": 4 * middle, "s": 3, "t": 3,
             }  # fmt: skip
             channels = 4 * middle
 
@@ -190,14 +200,15 @@ def scopes(architecture):
 
 def unsupported(architecture):
     """What the official code could not load, or would compute differently."""
-    if architecture.family not in ("vit", "hybrid"):
-        return [f"a model of the family {architecture.family!r}"]
     fields = architecture.fields
     expected = {
         "position_embedding": ("learned",),
         "pooling": ("token", "mean", "none"),
         "gelu": ("tanh",),
         "layer_norm_epsilon": (1e-6,),
+        "group_norm_epsilon": (1e-6,),
+        "conv_epsilon": (1e-5,),
+        "standardization": ("deviation",),
     }
     return [
         f"`{name}` {fields[name]!r} (only {', '.join(map(str, known))})"
@@ -208,7 +219,14 @@ def unsupported(architecture):
 
 VIT_JAX = Format(
     name="vit_jax",
-    signature="Transformer/posembed_input/pos_embedding",
+    families=("vit", "hybrid"),
+    signatures=(
+        Signature(
+            ("Transformer/posembed_input/pos_embedding",),
+            # Old files of big_vision have the same positions and what this format lacks.
+            absent=("MAPHead_0/probe", "probe", "Transformer/encoderblock/LayerNorm_0/scale"),
+        ),
+    ),
     prefixes=("", "params/", "opt/target/"),
     layouts=LAYOUTS,
     rows=ROWS,

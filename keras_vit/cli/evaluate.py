@@ -24,7 +24,7 @@ def define_flags(flag_values):
     flags.DEFINE_string(
         "dataset",
         None,
-        "a TFDS name such as digits/downstream, or a folder {train,validation,test}/<class>/<image>",
+        "a TFDS name such as digits/upstream, or a folder {train,validation,test}/<class>/<image>",
         required=True,
         flag_values=flag_values,
     )
@@ -81,6 +81,4 @@ def run(flag_values, arguments):
     ]
     if path is not None:
         rows.append(("written to", path))
-    output.print_summary(
-        f"evaluated {flag_values.model} on {info.name} {flag_values.split}", rows
-    )
+    output.print_summary(f"evaluated {flag_values.model} on {info.name} {flag_values.split}", rows)

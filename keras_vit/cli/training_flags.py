@@ -25,9 +25,7 @@ def define(flag_values, recipe):
     flags.DEFINE_string(
         "workdir", None, "folder of the run", required=True, flag_values=flag_values
     )
-    flags.DEFINE_string(
-        "recipe", recipe, f"one of {', '.join(RECIPES)}", flag_values=flag_values
-    )
+    flags.DEFINE_string("recipe", recipe, f"one of {', '.join(RECIPES)}", flag_values=flag_values)
     flags.DEFINE_multi_string(
         "set",
         [],
@@ -50,9 +48,7 @@ def define(flag_values, recipe):
 
 def define_data(flag_values):
     """Defines where data sets are, and whether they may be downloaded."""
-    flags.DEFINE_string(
-        "data_dir", None, "where TFDS keeps its data sets", flag_values=flag_values
-    )
+    flags.DEFINE_string("data_dir", None, "where TFDS keeps its data sets", flag_values=flag_values)
     flags.DEFINE_boolean(
         "download",
         False,

@@ -6,6 +6,7 @@ that go in are uint8; nothing is rounded back to uint8 on the way, as in the off
 
 import dataclasses
 import difflib
+import math
 
 import tensorflow as tf
 
@@ -182,6 +183,34 @@ def random_shift(image, seed, max_fraction):
     return image
 
 
+def random_rotation(image, seed, max_degrees):
+    """Turns an image about its centre, bilinearly; what comes from outside repeats the edge.
+
+    Args:
+        image: float (H, W, C).
+        seed: int (2,), the only source of randomness.
+        max_degrees: the largest angle in either direction.
+
+    Returns:
+        (H, W, C) of the same dtype.
+    """
+    radians = max_degrees * math.pi / 180
+    angle = tf.random.stateless_uniform((), seed, -radians, radians)
+    cos, sin = tf.cos(angle), tf.sin(angle)
+    y, x = tf.unstack((tf.cast(tf.shape(image)[:2], tf.float32) - 1) / 2, num=2)
+    # Rows of the matrix that takes a pixel (x, y, 1) to where it comes from.
+    transform = [cos, -sin, x - cos * x + sin * y, sin, cos, y - sin * x - cos * y, 0.0, 0.0]
+    turned = tf.raw_ops.ImageProjectiveTransformV3(
+        images=image[tf.newaxis],
+        transforms=tf.stack(transform)[tf.newaxis],
+        output_shape=tf.shape(image)[:2],
+        fill_value=0.0,
+        interpolation="BILINEAR",
+        fill_mode="NEAREST",
+    )
+    return tf.ensure_shape(turned[0], image.shape)
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Augmentation:
     """What training does to an image beyond evaluation's preprocessing.
@@ -192,6 +221,7 @@ class Augmentation:
         aspect_ratio_range: the least and the greatest width / height of that crop.
         flip: whether `random_flip` is applied.
         max_shift: `max_fraction` of a `random_shift` after resizing.
+        max_rotation: `max_degrees` of a `random_rotation` after resizing.
 
     Raises:
         ValueError: for ranges that do not rise or leave their bounds.
@@ -201,6 +231,7 @@ class Augmentation:
     aspect_ratio_range: tuple[float, float] = (0.75, 1.33)
     flip: bool = False
     max_shift: float = 0.0
+    max_rotation: float = 0.0
 
     def __post_init__(self):
         if self.area_range is not None and not 0 < self.area_range[0] <= self.area_range[1] <= 1:
@@ -211,14 +242,16 @@ class Augmentation:
             )
         if not 0 <= self.max_shift < 1:
             raise ValueError(f"`max_shift` must be in [0, 1). Received: {self.max_shift}")
+        if not 0 <= self.max_rotation <= 180:
+            raise ValueError(f"`max_rotation` must be in [0, 180]. Received: {self.max_rotation}")
 
 
 AUGMENTATIONS = {
     "none": Augmentation(),
     # For writing, where a mirror image is another sign.
     "shift": Augmentation(max_shift=0.125),
-    "crop_slightly": Augmentation(
-        area_range=(0.85, 1.0), aspect_ratio_range=(0.9, 1.1), max_shift=0.07
+    "handwriting": Augmentation(
+        area_range=(0.85, 1.0), aspect_ratio_range=(0.9, 1.1), max_shift=0.07, max_rotation=15.0
     ),
     "crop": Augmentation(area_range=(0.7, 1.0), aspect_ratio_range=(0.85, 1.18), max_shift=0.1),
     # The official fine-tuning (vit_jax/input_pipeline.py).
@@ -260,7 +293,7 @@ def training_image(image, preprocessing, seed, augmentation):
         ValueError: for another number of channels, an unknown rule or augmentation.
     """
     augmentation = get_augmentation(augmentation)
-    crop_seed, flip_seed, shift_seed = tf.unstack(tf.random.split(seed, 3), num=3)
+    crop_seed, flip_seed, shift_seed, turn_seed = tf.unstack(tf.random.split(seed, 4), num=4)
     image = _checked(image)
     if augmentation.area_range is None:
         image = _resize_by_rule(image, preprocessing)
@@ -273,4 +306,6 @@ def training_image(image, preprocessing, seed, augmentation):
         image = random_flip(image, flip_seed)
     if augmentation.max_shift:
         image = random_shift(image, shift_seed, augmentation.max_shift)
+    if augmentation.max_rotation:
+        image = random_rotation(image, turn_seed, augmentation.max_rotation)
     return scale_pixels(image, preprocessing.value_range)

@@ -12,7 +12,8 @@ def evaluate(model, dataset, split="test", batch_size=64, *, data_dir=None):
     Args:
         model: functional `keras.Model` from images to (B, C) logits, with `preprocessing` and,
             optionally, `class_names`.
-        dataset: a `DatasetInfo`, or what `keras_vit.data.pipeline.resolve` takes: a name or a folder.
+        dataset: a name or a folder, as `keras_vit.data.pipeline.resolve` takes it, or a
+            `DatasetInfo`.
         split: the split's name.
         batch_size: images in one call of the model; no result depends on it.
         data_dir: where TFDS keeps its data sets.
@@ -86,6 +87,6 @@ def check_classes(model, info):
     if names is not None and tuple(names) != tuple(info.class_names):
         at = next(i for i, name in enumerate(names) if name != info.class_names[i])
         raise ValueError(
-            f"the model's classes must be those of {info.name!r} in the same order. Received: class "
-            f"{at} is {names[at]!r} in the model and {info.class_names[at]!r} in the data set"
+            f"the model's classes must be those of {info.name!r} in the same order. Received: "
+            f"class {at} is {names[at]!r} in the model and {info.class_names[at]!r} in the data set"
         )

@@ -175,13 +175,27 @@ class BottleneckUnit(_ResidualUnit):
         filters: m; the output has 4 m channels.
         stride: of the 3x3 convolution and of the projection.
         group_norm_epsilon: 1e-6 in the official code.
-        conv_epsilon: added to the kernels' standard deviation.
+        conv_epsilon: added to the kernels' standard deviation (or variance).
+        standardization: `"deviation"` in the official code, `"variance"` in timm's.
 
     Call arguments:
         inputs: (B, H, W, C) -> (B, ceil(H / stride), ceil(W / stride), 4 m).
     """
 
-    standardization = "deviation"
+    def __init__(
+        self,
+        filters,
+        stride=1,
+        group_norm_epsilon=1e-6,
+        conv_epsilon=1e-5,
+        standardization="deviation",
+        **kwargs,
+    ):
+        super().__init__(filters, stride, group_norm_epsilon, conv_epsilon, **kwargs)
+        self.standardization = standardization
+
+    def get_config(self):
+        return {**super().get_config(), "standardization": self.standardization}
 
     def build(self, input_shape):
         if self._projects(input_shape):

@@ -4,6 +4,7 @@ Shapes: B batch, H W pixels, C channels, m middle channels of a unit.
 """
 
 import dataclasses
+import math
 
 import keras
 
@@ -12,10 +13,13 @@ from keras_vit.layers.resnet import NUM_GROUPS
 from keras_vit.models.classifier import (
     ImageClassifier,
     check_num_classes,
+    check_one_of,
     classification_head,
     pair,
 )
 from keras_vit.models.hybrid import check_stages
+
+ROOT_POOL_PADDINGS = ("zero", "infinite")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -30,6 +34,8 @@ class BiTResNetConfig:
         num_classes: width of the head; 0 for none.
         group_norm_epsilon: 1e-5 in the official code.
         conv_epsilon: added to the kernels' variance; 1e-10 in the official code.
+        root_pool_padding: what surrounds the input of the root's pooling, which can be negative:
+            `"zero"` in the official code, `"infinite"` (minus infinity) in big_vision's.
         head_bias: initial value of the head's bias.
 
     Raises:
@@ -43,6 +49,7 @@ class BiTResNetConfig:
     num_classes: int = 1000
     group_norm_epsilon: float = 1e-5
     conv_epsilon: float = 1e-10
+    root_pool_padding: str = "zero"
     head_bias: float = 0.0
 
     def __post_init__(self):
@@ -50,6 +57,7 @@ class BiTResNetConfig:
         object.__setattr__(self, "image_size", pair(self.image_size, "image_size"))
         check_stages(self)
         check_num_classes(self)
+        check_one_of(self, root_pool_padding=ROOT_POOL_PADDINGS)
         if not self.stage_depths:
             raise ValueError("`stage_depths` must name at least one stage. Received: ()")
 
@@ -86,7 +94,6 @@ class BiTResNet(ImageClassifier):
 
     @staticmethod
     def _build_outputs(config, images, policy):
-        # Zeros and not -inf around the pool's input, which can be negative: so did the original.
         x = _pad(images, 3, policy, "root_conv_pad")
         x = StandardizedConv2D(
             config.root_channels,
@@ -98,7 +105,11 @@ class BiTResNet(ImageClassifier):
             dtype=policy,
             name="root_conv",
         )(x)  # (B, H/2, W/2, C)
-        x = _pad(x, 1, policy, "root_pool_pad")
+        if config.root_pool_padding == "zero":
+            x = _pad(x, 1, policy, "root_pool_pad")
+        else:
+            one = (1, 1)
+            x = keras.ops.pad(x, ((0, 0), one, one, (0, 0)), constant_values=-math.inf)
         x = keras.layers.MaxPooling2D(
             3, 2, data_format="channels_last", dtype=policy, name="root_pool"
         )(x)  # (B, H/4, W/4, C)

@@ -8,8 +8,8 @@ import dataclasses
 import keras
 
 from keras_vit.layers import BottleneckUnit, StandardizedConv2D
-from keras_vit.layers.resnet import NUM_GROUPS
-from keras_vit.models.classifier import check_positive
+from keras_vit.layers.resnet import NUM_GROUPS, STANDARDIZATIONS
+from keras_vit.models.classifier import check_one_of, check_positive
 from keras_vit.models.vit import VisionTransformer, VisionTransformerConfig, encode
 
 
@@ -23,6 +23,8 @@ class HybridVisionTransformerConfig(VisionTransformerConfig):
         width_factor: times 64 root channels; the channels must be a multiple of 32.
         group_norm_epsilon: 1e-6 in the official code.
         conv_epsilon: added to the kernels' standard deviation; 1e-5 in the official code.
+        standardization: `"deviation"` (official), or `"variance"` where the epsilon is added to the
+            kernels' variance (timm, Hugging Face).
         patch_size: (P, Q) in cells of the feature map.
 
     Raises:
@@ -33,10 +35,12 @@ class HybridVisionTransformerConfig(VisionTransformerConfig):
     width_factor: float = 1.0
     group_norm_epsilon: float = 1e-6
     conv_epsilon: float = 1e-5
+    standardization: str = "deviation"
 
     def __post_init__(self):
         object.__setattr__(self, "stage_depths", tuple(self.stage_depths))
         check_stages(self)
+        check_one_of(self, standardization=sorted(STANDARDIZATIONS))
         super().__post_init__()
 
     @property
@@ -88,7 +92,7 @@ class HybridVisionTransformer(VisionTransformer):
             config.root_channels,
             7,
             stride=2,
-            standardization="deviation",
+            standardization=config.standardization,
             epsilon=config.conv_epsilon,
             dtype=policy,
             name="conv_root",
@@ -107,6 +111,7 @@ class HybridVisionTransformer(VisionTransformer):
                     stride=2 if b > 1 and u == 1 else 1,
                     group_norm_epsilon=config.group_norm_epsilon,
                     conv_epsilon=config.conv_epsilon,
+                    standardization=config.standardization,
                     dtype=policy,
                     name=f"block{b}_unit{u}",
                 )(x)  # (B, H/4/2^(b-1), W/4/2^(b-1), 4 m)

@@ -293,17 +293,22 @@ _DIGITS_MODEL = {
     "pooling": "mean",
 }
 # What the digits' recipes share; chosen on the validation splits.
-_DIGITS = {"batch_size": 64, "optimizer": "adamw", "augmentation": "crop_slightly"}
+_DIGITS = {"batch_size": 64, "optimizer": "adamw", "augmentation": "handwriting"}
 
 # One row a recipe, its source above it.
 RECIPES = {
     # Ours, for two CPU cores.
     "digits_pretrain": Recipe(
-        steps=300, learning_rate=4e-3, warmup_steps=30, weight_decay=0.03, image_size=16,
-        **_DIGITS, **_DIGITS_MODEL,
+        steps=400,
+        learning_rate=4e-3,
+        warmup_steps=30,
+        weight_decay=0.03,
+        image_size=16,
+        **_DIGITS,
+        **_DIGITS_MODEL,
     ),
     "digits_finetune": Recipe(
-        steps=200, learning_rate=4e-3, warmup_steps=20, image_size=24, **_DIGITS
+        steps=300, learning_rate=2e-3, warmup_steps=20, image_size=24, **_DIGITS
     ),
     "digits_few_shot": Recipe(
         steps=80, learning_rate=2e-3, warmup_steps=10, image_size=24, **_DIGITS

@@ -70,13 +70,14 @@ def pretrain(
     `history.csv` and `recipe.json`.  Keras's global seed is set to the recipe's.
 
     Args:
-        dataset: a `DatasetInfo`, or what `keras_vit.data.pipeline.resolve` takes: a name or a folder.
+        dataset: a name or a folder, as `keras_vit.data.pipeline.resolve` takes it, or a
+            `DatasetInfo`.
         workdir: folder of the run.
         recipe: a name in `keras_vit.training.recipes.RECIPES`, or a `Recipe`.
         model: a name of `keras_vit.list_models()` in the recipe's place, or a model of this package
             to start from; None makes the recipe's.
         data_dir: where TFDS keeps its data sets.
-        shots: trains on this many images of each class, chosen by the recipe's seed; None takes all.
+        shots: trains on so many images of each class, chosen by the recipe's seed; None takes all.
         download: whether a TFDS data set that is not there may be downloaded.
         overwrite: whether a finished run in `workdir` may be replaced.
         progress: whether to show the progress, on stderr.
@@ -86,8 +87,8 @@ def pretrain(
         A `RunResult`.
 
     Raises:
-        ValueError: for an unknown data set, recipe or field, a value out of range, an empty data set
-            or a model whose classes are not those of the data set.
+        ValueError: for an unknown data set, recipe or field, a value out of range, an empty data
+            set or a model whose classes are not those of the data set.
         FileExistsError: if `workdir` holds a finished run and `overwrite` is False.
         TrainingError: if the loss or a weight is not finite; nothing is written.
         OSError: if `workdir` cannot be written.
@@ -140,12 +141,13 @@ def finetune(
 
     Args:
         source: what `keras_vit.from_pretrained` takes, the folder of a run among them.
-        dataset: a `DatasetInfo`, or what `keras_vit.data.pipeline.resolve` takes: a name or a folder.
+        dataset: a name or a folder, as `keras_vit.data.pipeline.resolve` takes it, or a
+            `DatasetInfo`.
         workdir: folder of the run.
         recipe: a name in `keras_vit.training.recipes.RECIPES`, or a `Recipe`.
         image_size: (height, width) in pixels, or one integer; None takes the recipe's.
         data_dir: where TFDS keeps its data sets.
-        shots: trains on this many images of each class, chosen by the recipe's seed; None takes all.
+        shots: trains on so many images of each class, chosen by the recipe's seed; None takes all.
         download: whether a TFDS data set that is not there may be downloaded.
         overwrite: whether a finished run in `workdir` may be replaced.
         progress: whether to show the progress, on stderr.
@@ -172,6 +174,7 @@ def finetune(
         )
     recipe = _checked_recipe(recipe, overrides)
     info = _resolved(dataset, data_dir, download)
+
     def make_model():
         return zoo.from_pretrained(
             source,

@@ -8,8 +8,8 @@ import ml_dtypes
 import numpy as np
 import pytest
 
+from keras_vit.checkpoints.containers import write_npz
 from keras_vit.checkpoints.errors import CheckpointError
-from keras_vit.checkpoints.formats import write_npz
 from keras_vit.checkpoints.readers import read_arrays, read_headers
 
 NUM_MUTANTS = 400

@@ -1,18 +1,13 @@
 """The engine on a table of three rows."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
 from keras_vit.checkpoints.errors import CheckpointError
-from keras_vit.checkpoints.rules import (
-    Architecture,
-    FileView,
-    Format,
-    Row,
-    arrays_for_file,
-    entries,
-    match_file,
-)
+from keras_vit.checkpoints.rules import FileView, arrays_for_file, match_file
+from keras_vit.checkpoints.tables import Architecture, Format, Row, Signature, entries
 
 ROWS = (
     Row("block", "block_{i}/query_kernel", "blocks.{i}.{q}.weight", "D k d", "k*d D"),
@@ -34,14 +29,15 @@ def scopes(arch):
 
 TOY = Format(
     name="toy",
-    signature="head",
+    families=("toy",),
+    signatures=(Signature(("head",)),),
     prefixes=("", "params/"),
     layouts={"new": {"q": "query", "ones": ""}, "old": {"q": "q", "ones": "1 1"}},
     rows=ROWS,
     dropped=(r"opt/",),
     architecture=architecture,
     scopes=scopes,
-    unsupported=lambda arch: [] if arch.family == "toy" else [f"the family {arch.family!r}"],
+    unsupported=lambda arch: [],
 )
 
 
@@ -63,7 +59,8 @@ def test_entries_fill_rows_for_every_set_of_symbols():
 def test_arrays_are_turned_to_the_files_axes_and_back():
     entry = entries(TOY, Architecture("toy", {"depth": 1, "D": 5}), "new")[0]
     ours = np.arange(30.0).reshape(5, 2, 3)
-    theirs = entry.to_file(ours)
+    theirs = np.empty(entry.file_shape)
+    entry.to_file(ours, theirs)
     np.testing.assert_array_equal(theirs, ours.reshape(5, 6).T)
     np.testing.assert_array_equal(entry.from_file(theirs), ours)
 
@@ -97,16 +94,46 @@ def test_a_file_without_the_mark_of_the_format_is_refused():
 def test_arrays_for_a_file_need_a_row_for_each_variable():
     arch = Architecture("toy", {"depth": 1, "D": 6})
     ours = {e.ours: np.ones(e.shape) for e in entries(TOY, arch)}
-    written = arrays_for_file("f", TOY, arch, "old", dict(ours))
+    written = arrays_for_file("f", TOY, arch, dict(ours), layout="old")
     assert {key: a.shape for key, a in written.items()} == shapes("old", depth=1)
     with pytest.raises(CheckpointError) as caught:
-        arrays_for_file("f", TOY, arch, None, {**ours, "more": np.ones(1)})
+        arrays_for_file("f", TOY, arch, {**ours, "more": np.ones(1)})
     assert caught.value.problems == ["+ more has no place in the file"]
-    with pytest.raises(CheckpointError, match="toy cannot hold the family 'other'"):
-        arrays_for_file("f", TOY, Architecture("other", {}), None, ours)
+    with pytest.raises(CheckpointError, match="toy cannot hold a model of the family 'other'"):
+        arrays_for_file("f", TOY, Architecture("other", {}), ours)
 
 
 def test_a_vote_takes_the_most_frequent_size_and_ignores_what_is_absent():
     view = FileView({"a": (3,), "b": (2, 4), "c": (5, 4), "d": ()}, "", {})
     assert view.vote(("a", 0), ("b", 1), ("c", 1), ("d", 0), ("e", 0)) == 4
     assert view.vote(("e", 0)) is None
+
+
+def test_parts_of_one_array_are_told_apart_and_put_together():
+    rows = tuple(
+        Row("block", f"block_{{i}}/{name}", "qkv", "D k d", f"i@L {part}@2*k*d D")
+        for part, name in enumerate(("query", "key"))
+    )
+    stacked = dataclasses.replace(
+        TOY,
+        rows=rows,
+        scopes=lambda arch: {"block": [{"D": 5, "k": 2, "d": 3, "L": 4, "i": i} for i in range(4)]},
+    )
+    arch = Architecture("toy", {})
+    rng = np.random.default_rng(0)
+    ours = {e.ours: rng.normal(size=(5, 2, 3)).astype("f4") for e in entries(stacked, arch)}
+    (theirs,) = arrays_for_file("f", stacked, arch, dict(ours)).values()
+    assert theirs.shape == (4, 12, 5)
+    np.testing.assert_array_equal(theirs[3, 6:], ours["block_3/key"].reshape(5, 6).T)
+    for entry in entries(stacked, arch):
+        np.testing.assert_array_equal(entry.from_file(theirs), ours[entry.ours])
+
+
+def test_other_spellings_of_keys_are_read_unless_two_fall_together():
+    loose = dataclasses.replace(TOY, respelled=((r"norm_\d+$", "norm"),))
+    found = {key.replace("1.norm", "1.norm_7"): shape for key, shape in shapes().items()}
+    match = match_file("f", loose, found)
+    read = match.arrays({"block_1/gamma"}, lambda keys: {key: np.ones(6) for key in keys})
+    assert list(read) == ["block_1/gamma"]
+    with pytest.raises(CheckpointError, match="1.norm_7 is the same array as blocks.1.norm"):
+        match_file("f", loose, {**shapes(), "blocks.1.norm_7": (6,)})

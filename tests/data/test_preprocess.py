@@ -175,6 +175,7 @@ def test_inception_crop_windows_keep_to_their_ranges():
         preprocess.inception_crop,
         preprocess.random_flip,
         lambda image, seed: preprocess.random_shift(image, seed, 0.3),
+        lambda image, seed: preprocess.random_rotation(tf.cast(image, tf.float32), seed, 20.0),
     ],
 )
 def test_random_functions_depend_on_the_seed_alone(function):
@@ -194,6 +195,23 @@ def test_random_shift_moves_and_repeats_the_edge():
         seen.add(offset)
         np.testing.assert_array_equal(row, np.clip(np.arange(10) + offset, 0, 9))
     assert seen == {-2, -1, 0, 1, 2}
+
+
+def test_random_rotation_turns_about_the_centre():
+    # A linear ramp stays linear: its value at (x, y) becomes that at the turned point.
+    y, x = np.mgrid[-5:6, -5:6].astype(np.float32)
+    angles = set()
+    for k in range(20):
+        turned_x = preprocess.random_rotation(x[..., None], (0, k), 30.0).numpy()[..., 0]
+        turned_y = preprocess.random_rotation(y[..., None], (0, k), 30.0).numpy()[..., 0]
+        sine, cosine = turned_y[5, 6], turned_x[5, 6]
+        np.testing.assert_allclose(sine**2 + cosine**2, 1.0, atol=1e-4)
+        inside = (slice(2, 9), slice(2, 9))  # nothing comes from beyond the edge here
+        np.testing.assert_allclose(turned_x[inside], (cosine * x - sine * y)[inside], atol=1e-4)
+        np.testing.assert_allclose(turned_y[inside], (sine * x + cosine * y)[inside], atol=1e-4)
+        angles.add(round(float(np.degrees(np.arctan2(sine, cosine))), 2))
+    assert -30 <= min(angles) < -10
+    assert 10 < max(angles) <= 30
 
 
 @pytest.mark.parametrize("name", list(preprocess.AUGMENTATIONS))
@@ -228,3 +246,5 @@ def test_augmentation_wrong_values_raise():
         preprocess.Augmentation(aspect_ratio_range=(0.0, 1.0))
     with pytest.raises(ValueError, match="`max_shift` must be"):
         preprocess.Augmentation(max_shift=1.0)
+    with pytest.raises(ValueError, match="`max_rotation` must be .* Received: 200"):
+        preprocess.Augmentation(max_rotation=200)

@@ -26,10 +26,12 @@ def test_new_run_refuses_a_finished_run_unless_told(tmp_path):
 def test_new_run_that_fails_leaves_what_was_there(tmp_path):
     write_run(tmp_path / "old", "1")
     for workdir in (tmp_path / "old", tmp_path / "new" / "run"):
-        with pytest.raises(KeyboardInterrupt):  # noqa: PT012
-            with folder.new_run(workdir, overwrite=True) as temporary:
-                (temporary / folder.MODEL).write_text("2")
-                raise KeyboardInterrupt
+        with (  # noqa: PT012
+            pytest.raises(KeyboardInterrupt),
+            folder.new_run(workdir, overwrite=True) as temporary,
+        ):
+            (temporary / folder.MODEL).write_text("2")
+            raise KeyboardInterrupt
     assert {(tmp_path / "old" / name).read_text() for name in folder.FILES} == {"1"}
     assert [path.name for path in tmp_path.iterdir()] == ["old"]
     assert len(list((tmp_path / "old").iterdir())) == len(folder.FILES)

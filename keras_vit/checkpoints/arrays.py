@@ -1,0 +1,106 @@
+"""What all containers share: their first bytes, memory, and what becomes of the numbers."""
+
+import concurrent.futures
+import os
+import struct
+import zipfile
+import zlib
+
+import numpy as np
+
+from keras_vit.checkpoints.errors import CheckpointError
+
+# First bytes of what people mistake for a checkpoint -> what it is and what to do.
+IMPOSTORS = (
+    (b"version https://git-lfs", "a git-lfs pointer and not the file it stands for; fetch that"),
+    (b"<", "a web page (HTML or XML) and not an array file; download the file itself"),
+    (b"\x80\x02", "a pickle, which could run code and is never loaded"),
+    (b"\x80\x03", "a pickle, which could run code and is never loaded"),
+    (b"\x80\x04", "a pickle, which could run code and is never loaded"),
+    (b"\x80\x05", "a pickle, which could run code and is never loaded"),
+    (b"\x89HDF\r\n\x1a\n", "an HDF5 file; load it with the Keras model that wrote it"),
+    (b"\x1f\x8b", "compressed with gzip; unpack it first"),
+)
+
+
+def first_bytes(path, ending):
+    """The first 64 bytes of a file that can be read and is not empty.
+
+    Raises:
+        CheckpointError: if it is neither.
+    """
+    if not path.exists():
+        raise CheckpointError(path, "there is no such file")
+    if not path.is_file():
+        raise CheckpointError(path, f"not a regular file; give the path of a {ending} file")
+    try:
+        with open(path, "rb") as file:
+            start = file.read(64)
+    except OSError as error:
+        raise CheckpointError(path, f"cannot be read: {error.strerror}") from error
+    if not start:
+        raise CheckpointError(path, "the file is empty")
+    return start
+
+
+def impostor(start, otherwise):
+    """What a file is that starts so, to go on with "not a .npz file"; `otherwise` if unknown."""
+    for magic, what in IMPOSTORS:
+        if start.lstrip().startswith(magic):
+            return f"but {what}"
+    return otherwise
+
+
+def aligned_bytes(size, alignment=64):
+    """Uninitialised bytes at an address that TensorFlow accepts as a tensor's."""
+    buffer = np.empty(size + alignment, np.uint8)
+    offset = -buffer.ctypes.data % alignment
+    return buffer[offset : offset + size]
+
+
+def as_float32(raw, dtype, shape, fortran_order=False):
+    """An array's bytes as float32 in C order, without a copy where they are that already.
+
+    Raises:
+        ValueError: if a value is not finite.
+    """
+    array = raw.view(dtype)
+    if array.dtype != np.float32 or fortran_order:
+        values = array.reshape(shape, order="F" if fortran_order else "C").astype("<f4")
+        array = aligned_bytes(values.size * 4).view("<f4")
+        array[:] = values.ravel(order="C")
+    # Not finite sums are rare enough to look at each value then; a sum of finite ones may overflow.
+    with np.errstate(over="ignore", invalid="ignore"):
+        suspicious = not np.isfinite(array.sum())
+    if suspicious and not np.isfinite(array).all():
+        raise ValueError("holds values that are not finite (NaN or infinity)")
+    return array.reshape(shape)
+
+
+def read_all(path, readers):
+    """Reads arrays in parallel.
+
+    Args:
+        path: for error messages.
+        readers: any key -> (name of the array, function that reads it).
+
+    Returns:
+        A dict with the same keys.
+
+    Raises:
+        CheckpointError: if any cannot be read; names them all.
+    """
+    problems = []
+    with concurrent.futures.ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
+        futures = {key: pool.submit(read) for key, (_, read) in readers.items()}
+        arrays = {}
+        for key, future in futures.items():
+            try:
+                arrays[key] = future.result()
+            except ValueError as error:
+                problems.append(f"array {readers[key][0]!r} {error}")
+            except (zipfile.BadZipFile, zlib.error, EOFError, OSError, struct.error) as error:
+                problems.append(f"array {readers[key][0]!r} is damaged: {error}")
+    if problems:
+        raise CheckpointError(path, problems)
+    return arrays

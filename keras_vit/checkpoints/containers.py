@@ -1,0 +1,210 @@
+"""Files as tables of arrays, whatever their container, and the way back to disk."""
+
+import contextlib
+import dataclasses
+import json
+import os
+import pathlib
+import tempfile
+from collections.abc import Callable, Mapping
+
+import ml_dtypes
+import numpy as np
+
+from keras_vit.checkpoints import readers, safetensors
+from keras_vit.checkpoints.errors import CheckpointError
+
+INDEX_ENDING = ".safetensors.index.json"
+# What a folder is read as, in this order.
+FOLDER_FILES = ("model.keras", "model.safetensors", f"model{INDEX_ENDING}")
+MAX_JSON_BYTES = 4 << 20
+HALVES = {"float16": np.dtype("<f2"), "bfloat16": np.dtype(ml_dtypes.bfloat16)}
+
+
+@dataclasses.dataclass(frozen=True)
+class Container:
+    """A file of arrays of which nothing but the headers has been read.
+
+    Attributes:
+        headers: key -> what has a `shape` and a `dtype`.
+        read: function of a list of keys that gives key -> float32 array.
+        facts: function that gives what the `config.json` beside the file says, {} without one.
+    """
+
+    headers: Mapping
+    read: Callable
+    facts: Callable
+
+    @property
+    def shapes(self):
+        """Key -> shape."""
+        return {key: header.shape for key, header in self.headers.items()}
+
+    @property
+    def half(self):
+        """Name of the 16-bit type that all arrays have, or None."""
+        dtypes = {header.dtype for header in self.headers.values()}
+        return next((name for name, dtype in HALVES.items() if dtypes == {dtype}), None)
+
+
+def file_of(path):
+    """The file that a path stands for: itself, or what a folder holds."""
+    if not path.is_dir():
+        return path
+    found = [path / name for name in FOLDER_FILES if (path / name).exists()]
+    if not found:
+        raise CheckpointError(path, f"there is none of {', '.join(FOLDER_FILES)} in the folder")
+    return found[0]
+
+
+def open_container(path):
+    """The arrays of a `.npz` or `.safetensors` file, or of the index of several of the latter.
+
+    Raises:
+        CheckpointError: if any of the files cannot be read; lists all that is wrong with it.
+    """
+    if path.name.endswith(INDEX_ENDING):
+        headers, read_arrays = _sharded_headers(path), safetensors.read_arrays
+    elif path.suffix == ".safetensors":
+        headers, read_arrays = safetensors.read_headers(path), safetensors.read_arrays
+    else:
+        headers, read_arrays = readers.read_headers(path), readers.read_arrays
+    return Container(
+        headers=headers,
+        read=lambda keys: read_arrays(path, {key: headers[key] for key in keys}),
+        facts=lambda: _facts_beside(path),
+    )
+
+
+def _sharded_headers(path):
+    shards = _read_json(path).get("weight_map")
+    if not isinstance(shards, dict) or not all(isinstance(name, str) for name in shards.values()):
+        raise CheckpointError(path, "has no `weight_map` of array names to file names")
+    headers, problems = {}, []
+    for name in sorted(set(shards.values())):
+        # Names from a file are never followed out of its folder.
+        if name != pathlib.PurePath(name).name or not name.endswith(".safetensors"):
+            raise CheckpointError(path, f"names {name!r}, which is no file beside it")
+        for key, header in safetensors.read_headers(path.parent / name).items():
+            if shards.get(key) != name:
+                problems.append(f"+ {key} is in {name}, which the index does not say")
+            headers[key] = header
+    problems += [f"- {key} is missing in {shards[key]}" for key in shards if key not in headers]
+    if problems:
+        raise CheckpointError(path, problems)
+    return headers
+
+
+def _facts_beside(path):
+    config = path.parent / "config.json"
+    return _read_json(config) if config.is_file() else {}
+
+
+def _read_json(path):
+    try:
+        with open(path, "rb") as file:
+            text = file.read(MAX_JSON_BYTES + 1)
+    except OSError as error:
+        raise CheckpointError(path, f"cannot be read: {error.strerror}") from error
+    if len(text) > MAX_JSON_BYTES:
+        raise CheckpointError(path, f"is larger than {MAX_JSON_BYTES} bytes")
+    return safetensors.parse_json(path, text, "the file")
+
+
+def narrowed(arrays, half):
+    """float32 arrays in the 16-bit type that their file had, if that loses nothing.
+
+    Args:
+        arrays: key -> float32 array.
+        half: `"float16"`, `"bfloat16"` or None.
+
+    Returns:
+        The arrays in that type, or as they are where a value would change.
+    """
+    if half is None:
+        return arrays
+    changed = {}
+    for key, array in arrays.items():
+        with np.errstate(over="ignore"):
+            changed[key] = array.astype(HALVES[half])
+        if not np.array_equal(changed[key].astype(np.float32), array):
+            return arrays
+    return changed
+
+
+def write(path, format_, arrays, architecture, layout=None):
+    """Writes a file of a format, and the `config.json` beside it where the format has one.
+
+    Args:
+        path: a file whose name ends with that of a container; replaced if it exists.
+        format_: `Format`.
+        arrays: key -> array.
+        architecture: `Architecture` of the model.
+        layout: name of the layout that the arrays are in; None for the format's first.
+
+    Raises:
+        CheckpointError: if the ending is another, the folder cannot be written, or the disk is
+            full.
+    """
+    if path.suffix not in WRITERS:
+        raise CheckpointError(path, f"the name must end with {' or '.join(WRITERS)}")
+    WRITERS[path.suffix](path, arrays)
+    if format_.facts is not None:
+        placeholders = format_.layouts[layout or next(iter(format_.layouts))]
+        facts = format_.facts(architecture, placeholders)
+        with replacing(path.parent / "config.json") as file:
+            file.write(json.dumps(facts, indent=2).encode() + b"\n")
+
+
+def write_npz(path, arrays):
+    """Writes arrays beside `path` and renames the file when it is whole.
+
+    Args:
+        path: a file; replaced if it exists.
+        arrays: key -> array; bfloat16 becomes the two bytes without a type that NumPy has for it.
+
+    Raises:
+        CheckpointError: if the folder cannot be written, or the disk is full.
+    """
+    bfloat16 = HALVES["bfloat16"]
+    plain = {k: a.view("V2") if a.dtype == bfloat16 else a for k, a in arrays.items()}
+    with replacing(path) as file:
+        np.savez(file, allow_pickle=False, **plain)
+
+
+def write_safetensors(path, arrays):
+    """The same as a `.safetensors` file."""
+    with replacing(path) as file:
+        safetensors.write(file, arrays)
+
+
+WRITERS = {".npz": write_npz, ".safetensors": write_safetensors}
+
+
+@contextlib.contextmanager
+def replacing(path):
+    """A file open for writing bytes, that takes the place of `path` when it is whole."""
+    path = pathlib.Path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    except OSError as error:
+        raise CheckpointError(path, f"cannot be written: {error.strerror}") from error
+    try:
+        with os.fdopen(handle, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o666 & ~_umask())
+        os.replace(temporary, path)
+    except OSError as error:
+        raise CheckpointError(path, f"cannot be written: {error.strerror}") from error
+    finally:
+        if os.path.exists(temporary):
+            os.unlink(temporary)
+
+
+def _umask():
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
