@@ -251,7 +251,7 @@ AUGMENTATIONS = {
     # For writing, where a mirror image is another sign.
     "shift": Augmentation(max_shift=0.125),
     "handwriting": Augmentation(
-        area_range=(0.85, 1.0), aspect_ratio_range=(0.9, 1.1), max_shift=0.07, max_rotation=15.0
+        area_range=(0.85, 1.0), aspect_ratio_range=(0.9, 1.1), max_shift=0.07, max_rotation=8.0
     ),
     "crop": Augmentation(area_range=(0.7, 1.0), aspect_ratio_range=(0.85, 1.18), max_shift=0.1),
     # The official fine-tuning (vit_jax/input_pipeline.py).

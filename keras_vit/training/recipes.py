@@ -308,9 +308,19 @@ RECIPES = {
         **_DIGITS_MODEL,
     ),
     "digits_finetune": Recipe(
-        steps=300, learning_rate=2e-3, warmup_steps=20, image_size=24, **_DIGITS
+        steps=300,
+        learning_rate=2e-3,
+        warmup_steps=20,
+        label_smoothing=0.1,
+        dropout=0.1,
+        image_size=24,
+        **_DIGITS,
     ),
     "digits_few_shot": Recipe(
-        steps=80, learning_rate=2e-3, warmup_steps=10, image_size=24, **_DIGITS
+        steps=80,
+        learning_rate=2e-3,
+        warmup_steps=10,
+        image_size=24,
+        **{**_DIGITS, "batch_size": 32},
     ),
 }

@@ -233,11 +233,13 @@ def _run(kind, info, workdir, recipe, make_model, shots, overwrite, progress, **
         rows = fit(model, info, recipe, total_steps, shots=shots, title=kind, progress=progress)
         seconds = time.perf_counter() - start
         _check_finite(model)
-        evaluations = {
-            split: evaluate(model, info, split, recipe.batch_size)
-            for split in (VALIDATION, TEST)
-            if split in info.split_sizes
-        }
+        evaluations = {}
+        if VALIDATION in info.split_sizes:
+            # The last report is of the weights that are written.
+            last = {name: rows[-1][f"val_{name}"] for name in ("accuracy", "loss")}
+            evaluations[VALIDATION] = {**last, "count": info.num_examples(VALIDATION)}
+        if TEST in info.split_sizes:
+            evaluations[TEST] = evaluate(model, info, TEST, recipe.batch_size)
         metrics = {
             "run": kind,
             "dataset": info.name,
