@@ -6,6 +6,7 @@ import json
 import os
 import pathlib
 import tempfile
+import zipfile
 from collections.abc import Callable, Mapping
 
 import ml_dtypes
@@ -168,8 +169,11 @@ def write_npz(path, arrays):
     """
     bfloat16 = HALVES["bfloat16"]
     plain = {k: a.view("V2") if a.dtype == bfloat16 else a for k, a in arrays.items()}
-    with replacing(path) as file:
-        np.savez(file, allow_pickle=False, **plain)
+    with replacing(path) as file, zipfile.ZipFile(file, "w") as archive:
+        for key, array in plain.items():
+            # A `ZipInfo` without a date: the same arrays give the same bytes at any time.
+            with archive.open(zipfile.ZipInfo(f"{key}.npy"), "w", force_zip64=True) as member:
+                np.lib.format.write_array(member, array, allow_pickle=False)
 
 
 def write_safetensors(path, arrays):
