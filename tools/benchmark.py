@@ -114,9 +114,10 @@ def in_new_process(code):
 
 
 MEASURE = """
-import resource, time
+import re, time
 import keras, numpy as np
-peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+# Not getrusage's: its peak survives the exec that started this process.
+peak = lambda: 1024 * int(re.search(r"VmHWM:\\s*(\\d+)", open("/proc/self/status").read())[1])
 {setup}
 before, start = peak(), time.perf_counter()
 {work}

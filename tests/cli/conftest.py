@@ -1,9 +1,19 @@
+import signal
+
 import numpy as np
 import pytest
 import tensorflow as tf
 
 import keras_vit
 from keras_vit.cli.main import main
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _interrupts_reach_children():
+    """A shell's background job ignores Ctrl-C, and so would the commands that the tests start."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture(scope="session")
