@@ -17,7 +17,11 @@ RULES = {
     "models": (("layers",), ("keras",)),
     "checkpoints": ((), ("numpy", "ml_dtypes", "safetensors", "tqdm")),
     "zoo": (("models", "checkpoints", "layers"), ("keras", "numpy", "tensorflow")),
-    "data": ((), ("numpy", "sklearn", "tensorflow", "tensorflow_datasets", "keras_cv")),
+    # The list of ImageNet-21k's classes is kept beside the official checkpoints.
+    "data": (
+        ("checkpoints",),
+        ("numpy", "sklearn", "tensorflow", "tensorflow_datasets", "keras_cv"),
+    ),
     "evaluation": (("models", "data"), ("keras", "numpy")),
     "serving": (("data", "models", "version"), ("keras", "numpy", "tensorflow", "jax")),
     "training": (

@@ -111,7 +111,9 @@ def _manual_files(builder):
     if not instructions:
         return ""
     folder = os.path.join(builder._data_dir_root, "downloads", "manual")
-    return f" It is not downloaded: put its files into {folder}. {' '.join(instructions.split())}"
+    return f" TFDS cannot download it: its files belong into {folder}. " + " ".join(
+        instructions.split()
+    )
 
 
 def _prepare(builder, name, download):
@@ -140,8 +142,9 @@ def _prepare(builder, name, download):
             if not builder.MANUAL_DOWNLOAD_INSTRUCTIONS:
                 raise
             raise ValueError(
-                f"A data set's files must be there to prepare it. Received: {name!r}: {error}."
-                + _manual_files(builder)
+                f"A data set's files must be there to prepare it. Received: {name!r}: "
+                + str(error).partition("\n")[0].rstrip(":.")
+                + f".{_manual_files(builder)}"
             ) from error
         except OSError:
             # Another process may have come first with the same folder.

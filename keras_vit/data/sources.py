@@ -68,7 +68,10 @@ class TfdsSource:
         return self.builder.info.splits[self.tfds_split(split)].num_examples
 
     def num_bytes(self, split):
-        """What a split takes on disk, in bytes; of slices an estimate from above."""
+        """What a split takes in bytes, as it is streamed; of slices an estimate from above."""
+        if self.pixels is not None:
+            height, width, channels = self.image_shape
+            return height * width * channels * self.num_examples(split)
         if not self.builder.info.splits:
             return 0
         # TFDS calls the size of a slice 0.

@@ -14,6 +14,9 @@ TOP_1 = "accuracy"
 ANY_LABEL = "accuracy, any of an image's labels"
 SHARED_CLASSES = "accuracy among the classes that occur"
 
+# ReaL's images have at most nine.
+MAX_LABELS = 16
+
 _PART = re.compile(r"(\w+)(?:\[(?:(\d+)(%?))?:(\+?)(?:(\d+)(%?))?\])?")
 
 
@@ -51,6 +54,21 @@ def slices(spec, sizes):
             )
         parts.append((split, first, last))
     return parts
+
+
+def padded_labels(labels):
+    """Fills the labels of one image up with -1.
+
+    Args:
+        labels: int64 (n,), n at most `MAX_LABELS`; none at all is allowed.
+
+    Returns:
+        int64 (MAX_LABELS,).
+    """
+    import tensorflow as tf
+
+    labels = tf.pad(labels, [[0, MAX_LABELS - tf.size(labels)]], constant_values=-1)
+    return tf.ensure_shape(labels, (MAX_LABELS,))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -152,6 +170,7 @@ ROWS = (
         source="arXiv:2006.07159, its 46,837 images that have a label",
         evaluation=ANY_LABEL,
         label_key="real_label",
+        label=padded_labels,
     ),
     Dataset(
         name="imagenet21k",
@@ -218,6 +237,7 @@ ROWS = (
         source="objectnet.dev, version 1.0, its 113 classes that ImageNet shares",
         evaluation=SHARED_CLASSES,
         label_key="imagenet_labels",
+        label=padded_labels,
         builder="keras_vit.data.objectnet",
     ),
     Dataset(
