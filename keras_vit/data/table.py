@@ -71,6 +71,27 @@ def padded_labels(labels):
     return tf.ensure_shape(labels, (MAX_LABELS,))
 
 
+def labels_of_validation_file(file_name, labels):
+    """Finds a validation image of ImageNet in a table in the order of the file names.
+
+    Args:
+        file_name: scalar string, such as "ILSVRC2012_val_00000001.JPEG", the first.
+        labels: int64 (N, K).
+
+    Returns:
+        int64 (K,).
+
+    Raises:
+        tf.errors.InvalidArgumentError: for another name.
+    """
+    import tensorflow as tf
+
+    number = tf.strings.regex_replace(file_name, r"^ILSVRC2012_val_(\d{8})\.JPEG$", r"\1")
+    index = tf.strings.to_number(number, tf.int64) - 1
+    with tf.control_dependencies([tf.debugging.assert_non_negative(index)]):
+        return tf.gather(tf.constant(labels), index)
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Dataset:
     """One row: a data set under the name that `keras_vit` knows it by.
