@@ -3,7 +3,7 @@
 Models:       create_model, list_models, VisionTransformer, HybridVisionTransformer, BiTResNet and
               their configurations
 Checkpoints:  from_pretrained, save_pretrained, list_checkpoints, CheckpointError
-Work:         pretrain, finetune, evaluate, predict, export
+Work:         list_recipes, pretrain, finetune, sweep, evaluate, predict, export
 
 What needs TensorFlow's data pipelines or a download is imported when it is first used.
 """
@@ -31,9 +31,11 @@ _PUBLIC = {
     "from_pretrained": "keras_vit.zoo",
     "list_checkpoints": "keras_vit.checkpoints.catalog",
     "list_models": "keras_vit.zoo",
+    "list_recipes": "keras_vit.training.recipe_table",
     "predict": "keras_vit.serving.predict",
     "pretrain": "keras_vit.training.run",
     "save_pretrained": "keras_vit.zoo",
+    "sweep": "keras_vit.training.sweep",
 }
 __all__ = ["__version__", *_PUBLIC]
 

@@ -14,7 +14,8 @@ MAX_LINES = 400
 STANDARD = set(sys.stdlib_module_names)
 RULES = {
     "layers": ((), ("keras",)),
-    "models": (("layers",), ("keras",)),
+    "trainer": ((), ("keras", "tensorflow", "jax")),
+    "models": (("layers", "trainer"), ("keras",)),
     "checkpoints": ((), ("numpy", "ml_dtypes", "safetensors", "tqdm")),
     "zoo": (("models", "checkpoints", "layers"), ("keras", "numpy", "tensorflow")),
     "data": ((), ("numpy", "sklearn", "tensorflow", "tensorflow_datasets", "keras_cv")),

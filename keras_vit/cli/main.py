@@ -27,6 +27,7 @@ COMMANDS = {
     "predict": "keras_vit.cli.predict",
     "export": "keras_vit.cli.export",
     "models": "keras_vit.cli.models",
+    "recipes": "keras_vit.cli.recipes",
 }
 
 

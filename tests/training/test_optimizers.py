@@ -11,8 +11,8 @@ TOLERANCE = 1e-6
 
 def updates(recipe, start, gradients):
     """The values of one variable after each update."""
-    optimizer = make_optimizer(recipe, total_steps=recipe.steps)
-    variable = keras.Variable(start)
+    variable = keras.Variable(start, name="kernel")
+    optimizer = make_optimizer(recipe, recipe.steps, [variable])
     values = []
     for gradient in gradients:
         optimizer.apply([keras.ops.convert_to_tensor(gradient, "float32")], [variable])
@@ -49,4 +49,4 @@ def test_first_update_of_a_warmup_changes_nothing(optimizer):
 
 def test_warmup_as_long_as_the_run_is_refused():
     with pytest.raises(ValueError, match="less than `total_steps`"):
-        make_optimizer(Recipe(epochs=1, warmup_steps=5), total_steps=5)
+        make_optimizer(Recipe(epochs=1, warmup_steps=5), 5, [keras.Variable([1.0])])
