@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import difflib
 import io
+import math
 import os
 import pathlib
 import sys
@@ -24,11 +25,69 @@ class FolderSource:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TfdsSource:
-    """Images in a prepared TFDS `builder`, under two of its features' names."""
+    """Images in a prepared TFDS `builder`, under two of its features' names.
+
+    Args:
+        builder: the TFDS builder.
+        image_key: the name of the feature that is the image.
+        label_key: the name of the feature that is the label.
+        splits: our name of a split -> the TFDS slice that it is, such as "train[:98%]"; other names
+            and slices go to TFDS as they are.
+    """
 
     builder: Any
     image_key: str
     label_key: str
+    splits: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+    def tfds_split(self, split):
+        """The TFDS slice that a split is."""
+        return self.splits.get(split, split)
+
+    def num_examples(self, split):
+        """The number of examples of a split."""
+        return self.builder.info.splits[self.tfds_split(split)].num_examples
+
+    def num_bytes(self, split):
+        """What a split takes on disk, in bytes; of slices an estimate from above."""
+        # TFDS calls the size of a slice 0.
+        spec = self.tfds_split(split)
+        wholes = [self.builder.info.splits[part.split("[")[0]] for part in spec.split("+")]
+        largest = max(whole.num_bytes / max(whole.num_examples, 1) for whole in wholes)
+        return math.ceil(largest * self.num_examples(split))
+
+    @property
+    def image_shape(self):
+        """(H, W, C) of every image in pixels; None where they differ."""
+        return self.builder.info.features[self.image_key].shape
+
+    def stream(self, split):
+        """Reads a split in the order in which it was written.
+
+        Args:
+            split: one of our splits, or a TFDS slice.
+
+        Returns:
+            A finite `tf.data.Dataset` of (image, label): the image is a scalar string, encoded, or
+            uint8 (H, W, 3) where the data set holds no encoded image; the label is int64, a scalar,
+            or (K,) padded with -1 where an image may have several.
+
+        Raises:
+            tf.errors.FailedPreconditionError: at the end, if there are fewer examples than the
+                metadata says.
+        """
+        import tensorflow as tf
+        import tensorflow_datasets as tfds
+
+        stream = self.builder.as_dataset(
+            split=self.tfds_split(split),
+            decoders={self.image_key: tfds.decode.SkipDecoding()},
+            read_config=tfds.ReadConfig(try_autocache=False),
+            shuffle_files=False,
+        )
+        # A file that was cut on the border of a record would end early without a word.
+        stream = stream.apply(tf.data.experimental.assert_cardinality(self.num_examples(split)))
+        return stream.map(lambda example: (example[self.image_key], example[self.label_key]))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -75,7 +134,7 @@ class DatasetInfo:
                 f"Received: {split!r}" + (f"; did you mean {close[0]!r}?" if close else "")
             )
         if sliced:
-            return self.source.builder.info.splits[split].num_examples
+            return self.source.num_examples(split)
         return self.split_sizes[split]
 
 

@@ -65,22 +65,6 @@ def _example_name(name, index):
     return tf.strings.join([f"{name} example ", tf.strings.as_string(index)])
 
 
-def _stream(info, split):
-    """A finite data set of (encoded image, int64 label) in the order of the indices."""
-    import tensorflow_datasets as tfds
-
-    source = info.source
-    stream = source.builder.as_dataset(
-        split=split,
-        decoders={source.image_key: tfds.decode.SkipDecoding()},
-        read_config=tfds.ReadConfig(try_autocache=False),
-        shuffle_files=False,
-    )
-    # A file that was cut on the border of a record would end the stream early without a word.
-    stream = stream.apply(tf.data.experimental.assert_cardinality(info.num_examples(split)))
-    return stream.map(lambda example: (example[source.image_key], example[source.label_key]))
-
-
 def _first_of_each_class(labels, shots, seed, info):
     """The first `shots` of each class in a seeded permutation (big_vision's `fewshot_lsr`)."""
     rng = np.random.default_rng(seed)
@@ -122,17 +106,16 @@ def _load(info, split, shots=None, seed=0):
         paths = [files.paths[index].encode() for index in chosen]
         labels = tf.constant(labels[chosen], tf.int32)
         return _Indexed(tf.constant(paths), labels, tf.constant(chosen, tf.int64), "path", name)
-    splits = info.source.builder.info.splits
-    if shots is None and splits[split].num_bytes > MAX_INDEXED_BYTES:
+    if shots is None and info.source.num_bytes(split) > MAX_INDEXED_BYTES:
         return None
-    stream = _stream(info, split)
+    stream = info.source.stream(split)
     if shots is not None:
         labels = list(stream.map(lambda _, label: label).as_numpy_iterator())
         chosen = _first_of_each_class(np.array(labels), shots, seed, info)
         is_chosen = tf.constant(np.isin(np.arange(num_examples), chosen))
         stream = stream.enumerate().filter(lambda index, _: is_chosen[index])
         stream = stream.map(lambda _, example: example)
-    height, width, _ = info.source.builder.info.features[info.source.image_key].shape
+    height, width, _ = info.source.image_shape
     as_pixels = bool(height and width) and len(chosen) * height * width * 3 <= MAX_PIXEL_BYTES
     if as_pixels:
         stream = tf.data.Dataset.zip(tf.data.Dataset.from_tensor_slices(chosen), stream).map(
@@ -181,7 +164,7 @@ def _indexed_examples(examples, seed, start):
 def _streamed_examples(info, split, seed, start):
     """As `_indexed_examples`, for a split that is read in order through a shuffle buffer."""
     num_examples = info.num_examples(split)
-    stream = _stream(info, split).enumerate()
+    stream = info.source.stream(split).enumerate()
 
     def one_epoch(epoch):
         # Of this function's graph: the seed of the process has no say in the order.
@@ -306,7 +289,7 @@ def evaluation_dataset(info, split, preprocessing, *, batch_size):
     num_examples = info.num_examples(split)
     examples = _load(info, split)
     if examples is None:
-        dataset = _stream(info, split).enumerate()
+        dataset = info.source.stream(split).enumerate()
 
         def read(index, example):
             name = _example_name(f"{info.name} {split}", index)

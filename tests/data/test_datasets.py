@@ -1,5 +1,8 @@
+import dataclasses
+
 import numpy as np
 import pytest
+import tensorflow as tf
 import tensorflow_datasets as tfds
 
 from keras_vit.data import datasets
@@ -87,3 +90,22 @@ def test_num_examples_unknown_split_raises(upstream, image_folder):
         folder.num_examples("validation")
     with pytest.raises(ValueError, match=r"Received: 'train\[:50%\]'"):
         folder.num_examples("train[:50%]")
+
+
+def test_stream_yields_encoded_images_and_labels_of_our_splits(upstream):
+    source = dataclasses.replace(upstream.source, splits={"half": "train[:50%]"})
+    stream = source.stream("half")
+    assert stream.element_spec == (tf.TensorSpec((), tf.string), tf.TensorSpec((), tf.int64))
+    assert int(stream.cardinality()) == source.num_examples("half") == 269
+    half, whole = list(stream), list(source.stream("train"))
+    assert [(image, int(label)) for image, label in half] == [
+        (image, int(label)) for image, label in whole[:269]
+    ]
+    assert tf.io.decode_png(half[0][0]).shape == source.image_shape == (8, 8, 1)
+    assert 0 < source.num_bytes("half") < source.num_bytes("train")
+
+
+def test_stream_of_a_split_that_is_cut_raises(upstream, monkeypatch):
+    monkeypatch.setattr(datasets.TfdsSource, "num_examples", lambda self, split: 184)
+    with pytest.raises(tf.errors.FailedPreconditionError, match="184 elements but contained only"):
+        list(upstream.source.stream("test"))
