@@ -9,15 +9,9 @@ import math
 import tensorflow as tf
 
 from keras_vit.data import augment
-from keras_vit.data.augmentations import AUGMENTATIONS, Augmentation, get_augmentation
-
-__all__ = [
-    *("AUGMENTATIONS", "Augmentation", "get_augmentation"),
-    *("central_crop", "cut", "evaluation_image", "inception_crop", "inception_window"),
-    *("random_crop", "random_flip", "random_rotation", "random_shift", "resize", "scale_pixels"),
-    *("short_side_size", "to_rgb"),
-    *("training_image", "training_image_from_window", "training_window"),
-]
+from keras_vit.data.augmentations import AUGMENTATIONS as AUGMENTATIONS
+from keras_vit.data.augmentations import Augmentation as Augmentation
+from keras_vit.data.augmentations import get_augmentation
 
 # What chance decides: the window, flip, shift, rotation, random crop, RandAugment.
 _NUM_SEEDS = 6
@@ -96,7 +90,7 @@ def central_crop(image, size):
 
 
 def short_side_size(size, short_side):
-    """int32 (2,), the size at which the short side is `short_side` (big_vision's `resize_small`)."""
+    """int32 (2,), the size whose short side is `short_side`, as in big_vision's `resize_small`."""
     size = tf.cast(size, tf.float32)
     return tf.cast(tf.round(size * (short_side / tf.reduce_min(size))), tf.int32)
 
@@ -288,7 +282,7 @@ def _resize_in_training(image, preprocessing, seed, augmentation):
         return _resize_by_rule(image, preprocessing)
     target = tuple(round(side * augmentation.crop_scale) for side in size)
     if augmentation.crop_rule == "short_side":
-        target = short_side_size(tf.shape(image)[:2], min(target))
+        target = short_side_size(tf.shape(image)[:2], max(target))
     return random_crop(resize(image, target, method), seed, size)
 
 
