@@ -91,7 +91,9 @@ class WarmupDecay(keras.optimizers.schedules.LearningRateSchedule):
             elif self.decay == "cosine":
                 rate = self.learning_rate * 0.5 * (1.0 + keras.ops.cos(math.pi * progress))
             elif self.decay == "staircase":
-                passed = keras.ops.cast(step > keras.ops.array(self.boundaries), "float32")
+                passed = keras.ops.cast(
+                    step > keras.ops.array(self.boundaries, "float32"), "float32"
+                )
                 rate = self.learning_rate * keras.ops.power(0.1, keras.ops.sum(passed))
             else:
                 rate = keras.ops.full_like(progress, self.learning_rate)
