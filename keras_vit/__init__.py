@@ -3,6 +3,7 @@
 Models:       create_model, list_models, VisionTransformer, HybridVisionTransformer, BiTResNet and
               their configurations
 Checkpoints:  from_pretrained, save_pretrained, list_checkpoints, CheckpointError
+Data sets:    list_datasets
 Work:         list_recipes, pretrain, finetune, sweep, evaluate, predict, export
 
 What needs TensorFlow's data pipelines or a download is imported when it is first used.
@@ -30,6 +31,7 @@ _PUBLIC = {
     "finetune": "keras_vit.training.run",
     "from_pretrained": "keras_vit.zoo",
     "list_checkpoints": "keras_vit.checkpoints.catalog",
+    "list_datasets": "keras_vit.data.listing",
     "list_models": "keras_vit.zoo",
     "list_recipes": "keras_vit.training.recipe_table",
     "predict": "keras_vit.serving.predict",

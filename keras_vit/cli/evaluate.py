@@ -24,7 +24,8 @@ def define_flags(flag_values):
     flags.DEFINE_string(
         "dataset",
         None,
-        "a TFDS name such as digits/upstream, or a folder {train,validation,test}/<class>/<image>",
+        "a name of `keras-vit datasets`, another TFDS name, or a folder "
+        "{train,validation,test}/<class>/<image>",
         required=True,
         flag_values=flag_values,
     )
@@ -34,6 +35,12 @@ def define_flags(flag_values):
         64,
         "images in one call of the model; no result depends on it",
         lower_bound=1,
+        flag_values=flag_values,
+    )
+    flags.DEFINE_string(
+        "real_labels",
+        None,
+        "an official real.json, to score imagenet2012's test split by the ReaL labels",
         flag_values=flag_values,
     )
     training_flags.define_data(flag_values)
@@ -67,17 +74,27 @@ def run(flag_values, arguments):
         "model": flag_values.model,
         "dataset": info.name,
         "split": flag_values.split,
-        **evaluate(model, info, flag_values.split, flag_values.batch_size),
+        **evaluate(
+            model,
+            info,
+            flag_values.split,
+            flag_values.batch_size,
+            real_labels=flag_values.real_labels,
+        ),
     }
     if path is not None:
         output.write_json(path, metrics)
     if flag_values.json:
         print(json.dumps(metrics))
         return
+    shown = ("accuracy", "top5_accuracy", "loss", "count", "unlabelled", "classes")
     rows = [
-        ("accuracy", f"{metrics['accuracy']:.4f}"),
-        ("loss", f"{metrics['loss']:.4f}"),
-        ("images", metrics["count"]),
+        (
+            {"count": "images", "top5_accuracy": "top-5 accuracy"}.get(name, name),
+            f"{metrics[name]:.4f}" if isinstance(metrics[name], float) else metrics[name],
+        )
+        for name in shown
+        if name in metrics
     ]
     if path is not None:
         rows.append(("written to", path))

@@ -28,6 +28,7 @@ COMMANDS = {
     "export": "keras_vit.cli.export",
     "models": "keras_vit.cli.models",
     "recipes": "keras_vit.cli.recipes",
+    "datasets": "keras_vit.cli.datasets",
 }
 
 
