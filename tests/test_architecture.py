@@ -18,7 +18,11 @@ RULES = {
     "models": (("layers", "trainer"), ("keras",)),
     "checkpoints": ((), ("numpy", "ml_dtypes", "safetensors", "tqdm")),
     "zoo": (("models", "checkpoints", "layers"), ("keras", "numpy", "tensorflow")),
-    "data": ((), ("numpy", "sklearn", "tensorflow", "tensorflow_datasets", "keras_cv")),
+    # The list of ImageNet-21k's classes is kept beside the official checkpoints.
+    "data": (
+        ("checkpoints",),
+        ("numpy", "sklearn", "tensorflow", "tensorflow_datasets", "keras_cv"),
+    ),
     "evaluation": (("models", "data"), ("keras", "numpy")),
     "serving": (("data", "models", "version"), ("keras", "numpy", "tensorflow", "jax")),
     "training": (

@@ -61,6 +61,13 @@ class _Indexed:
         return decode.decode_image(record, name=_example_name(self.name, self.indices[position]))
 
 
+def _decoded(image, name, index):
+    """What a source streams, encoded or pixels -> uint8 (H, W, 3)."""
+    if image.dtype == tf.uint8:
+        return image
+    return decode.decode_image(image, name=_example_name(name, index))
+
+
 def _example_name(name, index):
     return tf.strings.join([f"{name} example ", tf.strings.as_string(index)])
 
@@ -82,7 +89,9 @@ def _first_of_each_class(labels, shots, seed, info):
 
 def _checked_labels(labels, info, split):
     labels = np.asarray(labels)
-    bad = np.flatnonzero((labels < 0) | (labels >= info.num_classes))
+    # Of an image that may have several, -1 fills up.
+    wrong = (labels < (0 if labels.ndim == 1 else -1)) | (labels >= info.num_classes)
+    bad = np.flatnonzero(wrong if labels.ndim == 1 else wrong.any(axis=1))
     if bad.size:
         raise ValueError(
             f"Labels must be in [0, {info.num_classes}). Received: {labels[bad[0]]} for example "
@@ -116,11 +125,12 @@ def _load(info, split, shots=None, seed=0):
         stream = stream.enumerate().filter(lambda index, _: is_chosen[index])
         stream = stream.map(lambda _, example: example)
     height, width, _ = info.source.image_shape
-    as_pixels = bool(height and width) and len(chosen) * height * width * 3 <= MAX_PIXEL_BYTES
+    fits = bool(height and width) and len(chosen) * height * width * 3 <= MAX_PIXEL_BYTES
+    as_pixels = fits or stream.element_spec[0].dtype == tf.uint8
     if as_pixels:
         stream = tf.data.Dataset.zip(tf.data.Dataset.from_tensor_slices(chosen), stream).map(
             lambda index, example: (
-                decode.decode_image(example[0], name=_example_name(name, index)),
+                _decoded(example[0], name, index),
                 example[1],
             ),
             num_parallel_calls=tf.data.AUTOTUNE,
@@ -184,7 +194,8 @@ def _streamed_examples(info, split, seed, start):
             [tf.debugging.Assert(known, [tf.strings.join([name, ": label out of range"]), label])]
         ):
             label = tf.cast(label, tf.int32)
-        return decode.decode_image(encoded, name=name), label, _example_seed(seed, epoch, index)
+        image = _decoded(encoded, f"{info.name} {split}", index)
+        return image, label, _example_seed(seed, epoch, index)
 
     epochs = tf.data.Dataset.range(start // num_examples, np.iinfo(np.int64).max)
     return epochs.flat_map(one_epoch).skip(start % num_examples), read
@@ -311,8 +322,8 @@ def evaluation_dataset(info, split, preprocessing, *, batch_size):
         dataset = info.source.stream(split).enumerate()
 
         def read(index, example):
-            name = _example_name(f"{info.name} {split}", index)
-            return decode.decode_image(example[0], name=name), tf.cast(example[1], tf.int32)
+            image = _decoded(example[0], f"{info.name} {split}", index)
+            return image, tf.cast(example[1], tf.int32)
     else:
         dataset = tf.data.Dataset.range(num_examples)
 

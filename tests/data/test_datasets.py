@@ -12,7 +12,12 @@ def test_resolve_digits_gives_classes_and_sizes(upstream):
     assert upstream.name == "digits/upstream"
     assert upstream.class_names == ("0", "1", "2", "3", "4")
     assert upstream.num_classes == 5
-    assert upstream.split_sizes == {"train": 538, "validation": 180, "test": 183}
+    assert upstream.split_sizes == {
+        "train": 538,
+        "validation": 180,
+        "trainval": 718,
+        "test": 183,
+    }
     assert upstream.num_examples("train") == 538
     assert upstream.num_examples("train[:50%]") == 269
 
