@@ -33,7 +33,7 @@ _PUBLIC = {
     "list_models": "keras_vit.zoo",
     "predict": "keras_vit.serving.predict",
     "pretrain": "keras_vit.training.run",
-    "save_pretrained": "keras_vit.zoo",
+    "save_pretrained": "keras_vit.saving",
 }
 __all__ = ["__version__", *_PUBLIC]
 

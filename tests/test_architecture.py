@@ -15,8 +15,12 @@ STANDARD = set(sys.stdlib_module_names)
 RULES = {
     "layers": ((), ("keras",)),
     "models": (("layers",), ("keras",)),
-    "checkpoints": ((), ("numpy", "ml_dtypes", "safetensors", "tqdm")),
-    "zoo": (("models", "checkpoints", "layers"), ("keras", "numpy", "tensorflow")),
+    "checkpoints": ((), ("numpy", "ml_dtypes", "h5py", "tqdm")),
+    "zoo": (("models", "checkpoints", "layers", "memory", "saving"), ("keras",)),
+    "memory": ((), ("keras", "numpy", "tensorflow")),
+    # Where models become checkpoints, and both ends of that together.
+    "saving": (("models", "checkpoints"), ("keras",)),
+    "conversion": (("models", "checkpoints", "saving", "zoo"), ("keras", "numpy")),
     "data": ((), ("numpy", "sklearn", "tensorflow", "tensorflow_datasets", "keras_cv")),
     "evaluation": (("models", "data"), ("keras", "numpy")),
     "serving": (("data", "models", "version"), ("keras", "numpy", "tensorflow", "jax")),
