@@ -2,7 +2,8 @@
 
 Models:       create_model, list_models, VisionTransformer, HybridVisionTransformer, BiTResNet and
               their configurations
-Checkpoints:  from_pretrained, save_pretrained, list_checkpoints, CheckpointError
+Checkpoints:  from_pretrained, save_pretrained, convert, list_checkpoints, augreg_index,
+              CheckpointError
 Work:         pretrain, finetune, evaluate, predict, export
 
 What needs TensorFlow's data pipelines or a download is imported when it is first used.
@@ -24,6 +25,8 @@ _PUBLIC = {
     "Preprocessing": "keras_vit.models",
     "VisionTransformer": "keras_vit.models",
     "VisionTransformerConfig": "keras_vit.models",
+    "augreg_index": "keras_vit.checkpoints.augreg",
+    "convert": "keras_vit.conversion.convert",
     "create_model": "keras_vit.zoo",
     "evaluate": "keras_vit.evaluation.classification",
     "export": "keras_vit.serving.export",

@@ -54,7 +54,7 @@ def save_pretrained(model, path, *, format=None, dtype=None, overwrite=True):
         path, plan.format_, plan.architecture, arrays, layout=plan.layout, prefix=plan.prefix
     )
     arrays = containers.in_dtype(path, arrays, dtype, came_in=plan.half)
-    containers.write(path, plan.format_, arrays, plan.architecture, plan.layout, plan.about)
+    containers.write(path, arrays, plan.side_files())
     return path
 
 
@@ -77,6 +77,13 @@ class WritingPlan:
     prefix: str | None
     half: str | None
     about: About
+
+    def side_files(self):
+        """The JSON files that belong beside the arrays: name -> content."""
+        if self.format_.side_files is None:
+            return {}
+        placeholders = self.format_.layouts[self.layout or next(iter(self.format_.layouts))]
+        return self.format_.side_files(self.architecture, placeholders, self.about)
 
     @classmethod
     def of(cls, model, path, format=None):

@@ -40,6 +40,8 @@ FREE_FIELDS = (
 )
 
 POSITIONS = "posembed_input/embedding"
+# What a new head takes the place of.
+HEAD_LAYERS = ("head", "pre_logits")
 # Pixels of a model that takes images of any size, where nothing tells another.
 BIT_SIZE = BiTResNet.config_class.image_size
 
@@ -150,7 +152,7 @@ def build_model(
             f"{checkpoint.caveats[0]}; give `num_classes=` for a new head, 0 for features alone, "
             f"or load {found.path} to keep the zeros",
         )
-    dropped = set() if num_classes is None else {"head", "pre_logits"}
+    dropped = set() if num_classes is None else set(HEAD_LAYERS)
     fields = dict(found.architecture.fields)
     if num_classes is not None:
         fields["num_classes"] = num_classes
@@ -343,13 +345,21 @@ def _image_size(source, found, image_size):
     )
 
 
+def keeps_positions(found, new_grid):
+    """Whether a model with `new_grid` has the file's positions as they are."""
+    patches = found.architecture.num_positions - bool(found.architecture.fields.get("class_token"))
+    known_grid = "image_size" in found.architecture.fields
+    if found.grid == new_grid or not patches:
+        return True
+    return not known_grid and patches == math.prod(new_grid)
+
+
 def _fit_positions(source, found, positions, new_grid):
     """The file's positions on the model's grid."""
+    if keeps_positions(found, new_grid):
+        return positions
     prefix = int(found.architecture.fields["class_token"])
     patches = positions.shape[1] - prefix
-    known_grid = "image_size" in found.architecture.fields
-    if found.grid == new_grid or (not known_grid and patches == new_grid[0] * new_grid[1]):
-        return positions
     if found.grid is None:
         raise CheckpointError(
             source,

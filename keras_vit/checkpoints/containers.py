@@ -14,7 +14,6 @@ import numpy as np
 
 from keras_vit.checkpoints import h5, readers, safetensors
 from keras_vit.checkpoints.errors import CheckpointError
-from keras_vit.checkpoints.tables import About
 
 INDEX_ENDING = ".safetensors.index.json"
 # What a folder is read as, in this order.
@@ -192,16 +191,13 @@ def narrowed(arrays, half):
     return changed
 
 
-def write(path, format_, arrays, architecture, layout=None, about=None):
-    """Writes a file of a format, and the JSON files beside it where the format has them.
+def write(path, arrays, side_files=None):
+    """Writes a file of arrays, and the JSON files that belong beside it.
 
     Args:
         path: a file whose name ends with that of a container; replaced if it exists.
-        format_: `Format`.
         arrays: key -> array.
-        architecture: `Architecture` of the model.
-        layout: name of the layout that the arrays are in; None for the format's first.
-        about: `About` of the model; None for nothing.
+        side_files: name of a JSON file in the same folder -> its content.
 
     Raises:
         CheckpointError: if the ending is another, the folder cannot be written, or the disk is
@@ -211,12 +207,9 @@ def write(path, format_, arrays, architecture, layout=None, about=None):
         *most, last = WRITERS
         raise CheckpointError(path, f"the name must end with {', '.join(most)} or {last}")
     WRITERS[path.suffix](path, arrays)
-    if format_.side_files is not None:
-        placeholders = format_.layouts[layout or next(iter(format_.layouts))]
-        files = format_.side_files(architecture, placeholders, about or About())
-        for name, content in files.items():
-            with replacing(path.parent / name) as file:
-                file.write(json.dumps(content, indent=2).encode() + b"\n")
+    for name, content in (side_files or {}).items():
+        with replacing(path.parent / name) as file:
+            file.write(json.dumps(content, indent=2).encode() + b"\n")
 
 
 def write_npz(path, arrays):

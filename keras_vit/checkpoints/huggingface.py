@@ -311,4 +311,5 @@ HUGGINGFACE = Format(
     unsupported=unsupported,
     side_files=side_files,
     about=read_about,
+    folder_file="model.safetensors",
 )

@@ -265,4 +265,5 @@ KERAS_HUB = Format(
     side_files=side_files,
     about=read_about,
     layout_for=layout_for,
+    folder_file=BACKBONE_FILE,
 )

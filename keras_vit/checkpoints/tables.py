@@ -125,6 +125,8 @@ class Format:
         about: (facts of a container, architecture) -> `About`; ValueError where they contradict it.
         layout_for: (name of the file to write, architecture) -> name of the layout; None leaves the
             choice to the model's origin.
+        folder_file: name of the file with the arrays in a folder of the format; None where a file
+            is all.
     """
 
     name: str
@@ -144,6 +146,7 @@ class Format:
     side_files: Callable | None = None
     about: Callable = _nothing_known
     layout_for: Callable | None = None
+    folder_file: str | None = None
 
     def found_under(self, keys):
         """The prefixes under which a file with these keys has a mark of the format."""

@@ -266,4 +266,5 @@ TIMM = Format(
     to_table=big_vision.to_table,
     side_files=side_files,
     about=read_about,
+    folder_file="model.safetensors",
 )
