@@ -16,8 +16,12 @@ RULES = {
     "layers": ((), ("keras",)),
     "trainer": ((), ("keras", "tensorflow", "jax")),
     "models": (("layers", "trainer"), ("keras",)),
-    "checkpoints": ((), ("numpy", "ml_dtypes", "safetensors", "tqdm")),
-    "zoo": (("models", "checkpoints", "layers"), ("keras", "numpy", "tensorflow")),
+    "checkpoints": ((), ("numpy", "ml_dtypes", "h5py", "tqdm")),
+    "zoo": (("models", "checkpoints", "layers", "memory", "saving"), ("keras",)),
+    "memory": ((), ("keras", "numpy", "tensorflow")),
+    # Where models become checkpoints, and both ends of that together.
+    "saving": (("models", "checkpoints"), ("keras",)),
+    "conversion": (("models", "checkpoints", "saving", "zoo"), ("keras", "numpy")),
     # The list of ImageNet-21k's classes is kept beside the official checkpoints.
     "data": (
         ("checkpoints",),

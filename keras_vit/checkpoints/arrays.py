@@ -18,7 +18,8 @@ IMPOSTORS = (
     (b"\x80\x03", "a pickle, which could run code and is never loaded"),
     (b"\x80\x04", "a pickle, which could run code and is never loaded"),
     (b"\x80\x05", "a pickle, which could run code and is never loaded"),
-    (b"\x89HDF\r\n\x1a\n", "an HDF5 file; load it with the Keras model that wrote it"),
+    (b"\x89HDF\r\n\x1a\n", "an HDF5 file; its name must end with .h5"),
+    (b"PK\x03\x04", "a zip archive, such as .npz and .keras files are; name it so"),
     (b"\x1f\x8b", "compressed with gzip; unpack it first"),
 )
 
@@ -56,6 +57,24 @@ def aligned_bytes(size, alignment=64):
     buffer = np.empty(size + alignment, np.uint8)
     offset = -buffer.ctypes.data % alignment
     return buffer[offset : offset + size]
+
+
+def read_bytes_at(path, start, num_bytes):
+    """Bytes of a file from `start` on, at an address that TensorFlow accepts as a tensor's.
+
+    Raises:
+        ValueError: if the file ends before.
+    """
+    raw = aligned_bytes(num_bytes)
+    view, done = memoryview(raw), 0
+    with open(path, "rb", buffering=0) as file:
+        file.seek(start)
+        while done < len(view):
+            count = file.readinto(view[done:])
+            if not count:
+                raise ValueError("is cut off")
+            done += count
+    return raw
 
 
 def as_float32(raw, dtype, shape, fortran_order=False):

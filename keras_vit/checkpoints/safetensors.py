@@ -13,7 +13,13 @@ import struct
 import ml_dtypes
 import numpy as np
 
-from keras_vit.checkpoints.arrays import aligned_bytes, as_float32, first_bytes, impostor, read_all
+from keras_vit.checkpoints.arrays import (
+    as_float32,
+    first_bytes,
+    impostor,
+    read_all,
+    read_bytes_at,
+)
 from keras_vit.checkpoints.errors import CheckpointError
 
 # Twenty times what the largest model needs; the format allows 100 MB, which JSON would blow up.
@@ -158,15 +164,7 @@ def read_arrays(path, headers):
 
 
 def _read_array(header):
-    raw = aligned_bytes(header.num_bytes)
-    view, done = memoryview(raw), 0
-    with open(header.path, "rb", buffering=0) as file:
-        file.seek(header.start)
-        while done < len(view):
-            count = file.readinto(view[done:])
-            if not count:
-                raise ValueError("is cut off")
-            done += count
+    raw = read_bytes_at(header.path, header.start, header.num_bytes)
     return as_float32(raw, header.dtype, header.shape)
 
 
