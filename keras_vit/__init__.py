@@ -2,7 +2,7 @@
 
 Models:       create_model, list_models, VisionTransformer, HybridVisionTransformer, BiTResNet and
               their configurations
-Checkpoints:  from_pretrained, save_pretrained, list_checkpoints, CheckpointError
+Checkpoints:  from_pretrained, save_pretrained, load_weights, list_checkpoints, CheckpointError
 Work:         pretrain, finetune, evaluate, predict, export
 
 What needs TensorFlow's data pipelines or a download is imported when it is first used.
@@ -31,6 +31,7 @@ _PUBLIC = {
     "from_pretrained": "keras_vit.zoo",
     "list_checkpoints": "keras_vit.checkpoints.catalog",
     "list_models": "keras_vit.zoo",
+    "load_weights": "keras_vit.loading",
     "predict": "keras_vit.serving.predict",
     "pretrain": "keras_vit.training.run",
     "save_pretrained": "keras_vit.zoo",

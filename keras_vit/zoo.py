@@ -7,9 +7,9 @@ import pathlib
 from collections.abc import Callable
 
 import keras
-import numpy as np
 
-from keras_vit.checkpoints import containers, rules, sources
+from keras_vit import memory, stored_models
+from keras_vit.checkpoints import containers, keras_files, rules, sources
 from keras_vit.checkpoints.class_names import class_names as class_names_of
 from keras_vit.checkpoints.errors import CheckpointError
 from keras_vit.checkpoints.formats import find_format, format_for, get_format
@@ -74,6 +74,7 @@ def from_pretrained(
     num_classes=None,
     image_size=None,
     format=None,
+    sha256=None,
     class_names=None,
     name=None,
     dtype=None,
@@ -91,6 +92,8 @@ def from_pretrained(
             the number of positions changes, they are interpolated (section 3.2 of the paper).  As
             in the official code, positions whose number stays the same are taken as they are.
         format: name of the file's format; None finds it.
+        sha256: 64 hexadecimal digits that the file's digest must have; None takes the catalogue's,
+            where it has one.  Only `.npz` and `.keras` files notice damaged values by themselves.
         class_names: one name for each class; None keeps the file's, if it has them and its head.
         name: of the Keras model.
         dtype: dtype or policy of the layers.
@@ -111,14 +114,14 @@ def from_pretrained(
             raise ValueError(
                 f"only {', '.join(FREE_FIELDS)} can be chosen for a file. Received: {field}"
             )
-    path, checkpoint = sources.locate(source)
+    path, checkpoint = sources.locate(source, sha256)
     if checkpoint is not None and checkpoint.zero_head and num_classes is None:
         raise CheckpointError(
             source,
             f"{checkpoint.caveats[0]}; give `num_classes=` for a new head, 0 for features alone, "
             f"or load {path} to keep the zeros",
         )
-    found = _open(path, format)
+    found = open_file(path, format)
     if checkpoint is not None:
         found = _with_catalogue(found, checkpoint)
     dropped = set() if num_classes is None else {"head", "pre_logits"}
@@ -135,7 +138,7 @@ def from_pretrained(
     if class_names is None and num_classes is None:
         class_names = found.class_names
     # Reading and building take about as long and do not hinder each other.
-    with concurrent.futures.ThreadPoolExecutor(1) as reader, blank_initialization(_blank):
+    with concurrent.futures.ThreadPoolExecutor(1) as reader, blank_initialization(memory.blank):
         paths = {path for path in found.paths if path.split("/")[0] not in dropped}
         reading = reader.submit(found.read, paths)
         model = model_class(
@@ -204,7 +207,7 @@ def describe(config):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class _Source:
+class OpenedCheckpoint:
     """A checkpoint understood but not yet read.
 
     Attributes:
@@ -226,7 +229,12 @@ class _Source:
     class_names: tuple | None = None
 
 
-def _open(path, format_name):
+def open_file(path, format_name=None):
+    """The `OpenedCheckpoint` of a file or folder on this machine.
+
+    Raises:
+        CheckpointError: as `from_pretrained` does.
+    """
     path = containers.file_of(path)
     return _open_keras(path) if path.suffix == ".keras" else _open_arrays(path, format_name)
 
@@ -256,7 +264,7 @@ def _open_arrays(path, format_name):
     architecture = match.architecture
     patches = architecture.num_positions - bool(architecture.fields.get("class_token"))
     side = math.isqrt(max(patches, 0))
-    return _Source(
+    return OpenedCheckpoint(
         architecture=architecture,
         grid=architecture.grid or ((side, side) if side and side * side == patches else None),
         paths=match.paths,
@@ -271,25 +279,18 @@ def _open_arrays(path, format_name):
 
 
 def _open_keras(path):
-    if not path.exists():
-        raise CheckpointError(path, "there is no such file")
-    try:
-        model = keras.saving.load_model(path, compile=False, safe_mode=True)
-    except (ValueError, TypeError, KeyError, OSError) as error:
-        raise CheckpointError(
-            path, f"not a model of keras_vit that Keras can load: {error}"
-        ) from error
-    if not isinstance(model, ImageClassifier):
-        raise CheckpointError(path, f"holds a {type(model).__name__} and no model of keras_vit")
-    variables = {v.path: v for v in model.weights}
-    return _Source(
-        architecture=describe(model.config),
-        grid=getattr(model.config, "grid", None),
-        paths=frozenset(variables),
-        read=lambda paths: {p: keras.ops.convert_to_numpy(variables[p].value) for p in paths},
-        preprocessing=model.preprocessing,
-        class_names=model.class_names,
-        origin={**(model.origin or {}), "file": path.name},
+    class_name, stored, weights = keras_files.open_model(path)
+    known = stored_models.read(path, class_name, stored, num_arrays=len(weights.headers))
+    architecture = describe(known.config)
+    arrays = weights.match(keras_files.variable_shapes(architecture))
+    return OpenedCheckpoint(
+        architecture=architecture,
+        grid=getattr(known.config, "grid", None),
+        paths=frozenset(arrays),
+        read=lambda paths: weights.read({path: arrays[path] for path in paths}),
+        preprocessing=known.preprocessing,
+        class_names=known.class_names,
+        origin={**known.origin, "file": path.name},
     )
 
 
@@ -349,25 +350,6 @@ def _fit_positions(source, found, positions, new_grid):
     return resize_positions(positions, found.grid, new_grid, prefix)
 
 
-def _blank(shape, dtype):
-    """Zeros that take no time: the operating system makes them when they are first touched."""
-    if dtype != "float32":
-        return keras.ops.zeros(shape, dtype)
-    buffer = np.zeros(math.prod(shape) * 4 + 64, np.uint8)
-    offset = -buffer.ctypes.data % 64
-    return _tensor(buffer[offset : buffer.size - 64 + offset].view(np.float32).reshape(shape))
-
-
-def _tensor(array):
-    """The backend's tensor; TensorFlow takes over the array's memory where its layout allows."""
-    aligned = array.ctypes.data % 64 == 0 and array.flags.c_contiguous and array.size
-    if keras.backend.backend() == "tensorflow" and aligned and array.dtype == np.float32:
-        import tensorflow as tf
-
-        return tf.experimental.dlpack.from_dlpack(array.__dlpack__())
-    return array
-
-
 def _assign(source, model, arrays, new_layers):
     """Gives every variable its array; nothing is assigned before all of them fit."""
     variables = {v.path: v for v in model.weights}
@@ -389,4 +371,4 @@ def _assign(source, model, arrays, new_layers):
     if problems:
         raise CheckpointError(source, problems)
     for path in list(arrays):
-        variables[path].assign(_tensor(arrays.pop(path)))
+        variables[path].assign(memory.tensor(arrays.pop(path)))
