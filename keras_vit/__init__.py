@@ -2,8 +2,8 @@
 
 Models:       create_model, list_models, VisionTransformer, HybridVisionTransformer, BiTResNet and
               their configurations
-Checkpoints:  from_pretrained, save_pretrained, convert, list_checkpoints, augreg_index,
-              CheckpointError
+Checkpoints:  from_pretrained, save_pretrained, load_weights, convert, list_checkpoints,
+              augreg_index, CheckpointError
 Data sets:    list_datasets
 Work:         list_recipes, pretrain, finetune, sweep, evaluate, predict, export
 
@@ -37,6 +37,7 @@ _PUBLIC = {
     "list_datasets": "keras_vit.data.listing",
     "list_models": "keras_vit.zoo",
     "list_recipes": "keras_vit.training.recipe_table",
+    "load_weights": "keras_vit.loading",
     "predict": "keras_vit.serving.predict",
     "pretrain": "keras_vit.training.run",
     "save_pretrained": "keras_vit.saving",
