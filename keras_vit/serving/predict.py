@@ -14,8 +14,10 @@ import tensorflow as tf
 from keras_vit.data.decode import MAX_BYTES, explain_image_problem, try_decode_image
 from keras_vit.data.folders import image_files
 from keras_vit.data.preprocess import evaluation_image
-from keras_vit.serving.export import FORMAT, MODEL_JSON, latest_version
-from keras_vit.serving.signatures import ACTIVATIONS
+from keras_vit.serving.export import FORMAT, MODEL_JSON
+from keras_vit.serving.options import ACTIVATIONS
+from keras_vit.serving.signatures import PROBABILITIES
+from keras_vit.serving.versions import latest_version
 
 
 @dataclasses.dataclass(frozen=True)
@@ -166,11 +168,9 @@ def predict(model, paths, *, batch_size=8, top_k=5, activation=None):
         if value < 1:
             raise ValueError(f"`{name}` must be at least 1. Received: {value}")
     if activation not in ACTIVATIONS:
-        raise ValueError(
-            f"`activation` must be one of {tuple(ACTIVATIONS)}. Received: {activation!r}"
-        )
+        raise ValueError(f"`activation` must be one of {ACTIVATIONS}. Received: {activation!r}")
     files, failures = find_images(paths)
-    answers = _predict(classifier, files, batch_size, top_k, ACTIVATIONS[activation])
+    answers = _predict(classifier, files, batch_size, top_k, PROBABILITIES[activation])
     return itertools.chain(failures, answers)
 
 
