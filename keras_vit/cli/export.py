@@ -115,6 +115,12 @@ def define_flags(flag_values):
         flag_values=flag_values,
     )
     flags.DEFINE_string("split", "test", "split of --dataset", flag_values=flag_values)
+    flags.DEFINE_boolean(
+        "overwrite",
+        False,
+        "replace the file of --format=onnx or litert if it exists",
+        flag_values=flag_values,
+    )
 
 
 def run(flag_values, arguments):
@@ -128,7 +134,7 @@ def run(flag_values, arguments):
         _export_saved_model(flag_values, path, class_names)
     else:
         _check_flags(flag_values)
-        output.check_writable_folder(path.parent)
+        output.check_new_file(path, flag_values.overwrite)
         _export_file(flag_values, path, class_names)
 
 
