@@ -6,7 +6,7 @@ import pathlib
 
 from absl import flags
 
-from keras_vit.cli import output
+from keras_vit.cli import output, training_flags
 from keras_vit.cli.errors import CommandError, UsageError
 
 SUMMARY = "write a model for TensorFlow Serving, as a SavedModel that takes image bytes, or others"
@@ -115,6 +115,7 @@ def define_flags(flag_values):
         flag_values=flag_values,
     )
     flags.DEFINE_string("split", "test", "split of --dataset", flag_values=flag_values)
+    training_flags.define_data(flag_values)
     flags.DEFINE_boolean(
         "overwrite",
         False,
@@ -155,7 +156,9 @@ def _export_saved_model(flag_values, directory, class_names):
     if flag_values.dataset is not None:
         from keras_vit.data import pipeline
 
-        info = pipeline.resolve(flag_values.dataset, None)
+        info = pipeline.resolve(
+            flag_values.dataset, flag_values.data_dir, download=flag_values.download
+        )
         info.num_examples(flag_values.split)  # an unknown split is found before the model is read
 
     import keras_vit

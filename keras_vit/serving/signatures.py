@@ -8,8 +8,8 @@ model; `tf.ensure_shape` at the beginning of every function turns these into an 
 
 import tensorflow as tf
 
-from keras_vit.data.decode import try_decode_image
 from keras_vit.data.preprocess import evaluation_image
+from keras_vit.serving.images import resize_problem, try_prepare_image
 
 PROBABILITIES = {"softmax": tf.nn.softmax, "sigmoid": tf.nn.sigmoid}
 
@@ -60,11 +60,12 @@ class ServingModule(tf.Module):
                 *(tf.strings.as_string(height), " x ", tf.strings.as_string(width)),
             )
         ]
-        problem = self._resize_problem(height, width)
+        problem = resize_problem(height, width, self._preprocessing, self._options.max_pixels)
         rules.append(_require(tf.equal(problem, ""), problem))
         with tf.control_dependencies(rules):
             images = tf.identity(images)
-        return self._answer(self._functions["logits"](_map(self._prepare, images)))
+        tensors = _map(lambda image: evaluation_image(image, self._preprocessing), images)
+        return self._answer(self._functions["logits"](tensors))
 
     def _logits(self, tensors):
         tensors = self._checked(tensors, (None, *self._preprocessing.image_size, 3))
@@ -90,41 +91,16 @@ class ServingModule(tf.Module):
         with tf.control_dependencies([rule]):
             return tf.identity(batch)
 
-    def _prepare(self, image):
-        return evaluation_image(image, self._preprocessing)
-
-    def _resize_problem(self, height, width):
-        """Why an image of this size must not be resized; a thin one by its short side explodes."""
-        if self._preprocessing.resize != "short_side":
-            return tf.constant("")
-        side = (self._preprocessing.resize_to or self._preprocessing.image_size)[0]
-        short, long = tf.minimum(height, width), tf.maximum(height, width)
-        fits = long * side * side <= self._options.max_pixels * tf.maximum(short, 1)
-        message = tf.strings.join(
-            [
-                f"an image may have at most {self._options.max_pixels} pixels once its short side "
-                f"is {side}, it is ",
-                *(tf.strings.as_string(height), " x ", tf.strings.as_string(width)),
-            ]
-        )
-        return tf.where(fits, "", message)
-
     def _tensors_from_bytes(self, image_bytes):
         """string (B,) -> float32 (B, h, w, 3) and what is wrong with each image, string (B,).
 
         Where bad images are an error, one fails the call, named by its index.
         """
 
-        def decode(encoded):
-            image, problem = try_decode_image(encoded, max_pixels=self._options.max_pixels)
-            shape = tf.shape(image, tf.int64)
-            problem = tf.where(
-                tf.equal(problem, ""), self._resize_problem(shape[0], shape[1]), problem
-            )
-            image = tf.cond(tf.equal(problem, ""), lambda: image, lambda: image[:1, :1])
-            return self._prepare(image), problem
+        def prepare(encoded):
+            return try_prepare_image(encoded, self._preprocessing, self._options.max_pixels)
 
-        tensors, problems = _map(decode, self._checked(image_bytes, (None,)))
+        tensors, problems = _map(prepare, self._checked(image_bytes, (None,)))
         if self._options.on_bad_image == "mark":
             return tensors, problems
         bad = tf.where(tf.not_equal(problems, ""))[:, 0]
