@@ -30,7 +30,10 @@ RULES = {
         ("numpy", "sklearn", "tensorflow", "tensorflow_datasets", "keras_cv"),
     ),
     "evaluation": (("models", "data"), ("keras", "numpy")),
-    "serving": (("data", "models", "version"), ("keras", "numpy", "tensorflow", "jax")),
+    "serving": (
+        ("data", "models", "version"),
+        ("keras", "numpy", "tensorflow", "jax", "tensorflow_serving"),
+    ),
     "training": (
         ("models", "zoo", "data", "evaluation", "version"),
         ("keras", "numpy", "tensorflow", "tqdm"),
