@@ -14,16 +14,26 @@ MAX_LINES = 400
 STANDARD = set(sys.stdlib_module_names)
 RULES = {
     "layers": ((), ("keras",)),
-    "models": (("layers",), ("keras",)),
-    "checkpoints": ((), ("numpy", "ml_dtypes", "safetensors", "tqdm")),
-    "zoo": (("models", "checkpoints", "layers"), ("keras", "numpy", "tensorflow")),
+    "trainer": ((), ("keras", "tensorflow", "jax")),
+    "models": (("layers", "trainer"), ("keras",)),
+    "checkpoints": ((), ("numpy", "ml_dtypes", "h5py", "tqdm")),
+    "zoo": (("models", "checkpoints", "layers", "memory", "saving", "stored_models"), ("keras",)),
+    "loading": (("models", "checkpoints", "zoo", "memory"), ("keras", "numpy")),
+    "memory": ((), ("keras", "numpy", "tensorflow")),
+    "stored_models": (("models", "checkpoints"), ()),
+    # Where models become checkpoints, and both ends of that together.
+    "saving": (("models", "checkpoints"), ("keras",)),
+    "conversion": (("models", "checkpoints", "saving", "zoo"), ("keras", "numpy")),
     # The list of ImageNet-21k's classes is kept beside the official checkpoints.
     "data": (
         ("checkpoints",),
         ("numpy", "sklearn", "tensorflow", "tensorflow_datasets", "keras_cv"),
     ),
     "evaluation": (("models", "data"), ("keras", "numpy")),
-    "serving": (("data", "models", "version"), ("keras", "numpy", "tensorflow", "jax")),
+    "serving": (
+        ("data", "models", "version"),
+        ("keras", "numpy", "tensorflow", "jax", "tensorflow_serving"),
+    ),
     "training": (
         ("models", "zoo", "data", "evaluation", "version"),
         ("keras", "numpy", "tensorflow", "tqdm"),

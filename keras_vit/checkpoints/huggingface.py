@@ -4,7 +4,8 @@ Symbols: as in `vit_jax`; b0 u0 a unit's indices from zero.  The `config.json` b
 part of the format: the number of heads, the activation and the epsilon are in no array.
 """
 
-from keras_vit.checkpoints.tables import Architecture, Format, Row, Signature
+from keras_vit.checkpoints import pixels
+from keras_vit.checkpoints.tables import About, Architecture, Format, Row, Signature
 from keras_vit.checkpoints.torch_rows import (
     BIT_NUMBERS,
     HYBRID_NUMBERS,
@@ -194,11 +195,50 @@ def unsupported(architecture):
     return differences(architecture, expected)
 
 
-def facts(architecture, _layout):
-    """The `config.json` with which transformers makes the model."""
+def side_files(architecture, _layout, about):
+    """The `config.json` with which transformers makes the model, and that of its pixels."""
+    files = {"config.json": _model_config(architecture, about.class_names)}
+    if about.preprocessing is not None:
+        channels = architecture.fields["in_channels"]
+        files["preprocessor_config.json"] = pixels.to_huggingface(about.preprocessing, channels)
+    return files
+
+
+def read_about(facts, architecture):
+    """Class names and pixels, where the files beside the arrays tell them."""
+    processor = facts.get("preprocessor_config.json")
+    return About(
+        class_names=_class_names(facts.get("id2label"), architecture.fields["num_classes"]),
+        preprocessing=pixels.from_huggingface(processor) if isinstance(processor, dict) else None,
+    )
+
+
+def _class_names(labels, num_classes):
+    """The names in `id2label`; None for transformers' placeholders and for other than the head's.
+
+    Raises:
+        ValueError: if it does not name each class of the head.
+    """
+    if not isinstance(labels, dict) or not num_classes:
+        return None
+    names = [labels.get(str(i)) for i in range(num_classes)]
+    if len(labels) != num_classes or not all(isinstance(name, str) for name in names):
+        raise ValueError(
+            f"`id2label` in config.json must name each of the {num_classes} classes of the head. "
+            f"Received: {len(labels)} names"
+        )
+    return None if names == _placeholders(num_classes) else tuple(names)
+
+
+def _placeholders(num_classes):
+    return [f"LABEL_{i}" for i in range(num_classes)]
+
+
+def _model_config(architecture, class_names):
     fields = architecture.fields
-    labels = {str(i): f"LABEL_{i}" for i in range(fields["num_classes"])}
-    classes = {"id2label": labels, "label2id": {name: int(i) for i, name in labels.items()}}
+    names = list(class_names or _placeholders(fields["num_classes"]))
+    labels = {str(i): name for i, name in enumerate(names)}
+    classes = {"id2label": labels, "label2id": {name: i for i, name in enumerate(names)}}
     if architecture.family == "bit":
         return {
             "architectures": ["BitForImageClassification" if labels else "BitModel"],
@@ -269,5 +309,7 @@ HUGGINGFACE = Format(
     architecture=read_architecture,
     scopes=scopes(ROWS),
     unsupported=unsupported,
-    facts=facts,
+    side_files=side_files,
+    about=read_about,
+    folder_file="model.safetensors",
 )

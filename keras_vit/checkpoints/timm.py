@@ -6,8 +6,8 @@ Symbols: as in `vit_jax`; b0 u0 a unit's indices from zero.  The number of heads
 
 import math
 
-from keras_vit.checkpoints import big_vision
-from keras_vit.checkpoints.tables import Architecture, Format, Row, Signature
+from keras_vit.checkpoints import big_vision, pixels
+from keras_vit.checkpoints.tables import About, Architecture, Format, Row, Signature
 from keras_vit.checkpoints.torch_rows import (
     BIT_NUMBERS,
     HYBRID_NUMBERS,
@@ -192,8 +192,37 @@ def unsupported(architecture):
     return differences(architecture, expected)
 
 
-def facts(architecture, layout):
-    """The `config.json` with which timm makes the model."""
+def side_files(architecture, layout, about):
+    """The `config.json` with which timm makes the model, and its pixels and classes."""
+    config = _model_config(architecture, layout)
+    if about.preprocessing is not None:
+        channels = architecture.fields["in_channels"]
+        config["pretrained_cfg"] = pixels.to_timm(about.preprocessing, channels)
+    if about.class_names is not None:
+        config["label_names"] = list(about.class_names)
+    return {"config.json": config}
+
+
+def read_about(facts, architecture):
+    """Class names and pixels, where `config.json` tells them.
+
+    Raises:
+        ValueError: if the names are not those of the head's classes.
+    """
+    names, num_classes = facts.get("label_names"), architecture.fields["num_classes"]
+    if isinstance(names, list) and num_classes and len(names) != num_classes:
+        raise ValueError(
+            f"`label_names` in config.json must name each of the {num_classes} classes of the "
+            f"head. Received: {len(names)} names"
+        )
+    config = facts.get("pretrained_cfg")
+    return About(
+        class_names=tuple(map(str, names)) if isinstance(names, list) and num_classes else None,
+        preprocessing=pixels.from_timm(config) if isinstance(config, dict) else None,
+    )
+
+
+def _model_config(architecture, layout):
     fields = architecture.fields
     if architecture.family == "bit":
         name, width = BITS.get(tuple(fields["stage_depths"])), fields["width_factor"]
@@ -235,5 +264,7 @@ TIMM = Format(
     unsupported=unsupported,
     to_model=big_vision.to_model,
     to_table=big_vision.to_table,
-    facts=facts,
+    side_files=side_files,
+    about=read_about,
+    folder_file="model.safetensors",
 )

@@ -2,7 +2,7 @@
 
 from absl import flags
 
-from keras_vit.cli import training_flags
+from keras_vit.cli import output, training_flags
 from keras_vit.cli.errors import UsageError
 
 SUMMARY = "train a pre-trained model on another data set, at another resolution if asked to"
@@ -27,6 +27,13 @@ def define_flags(flag_values):
         lower_bound=1,
         flag_values=flag_values,
     )
+    flags.DEFINE_boolean(
+        "sweep",
+        False,
+        "train with each of the recipe's `learning_rates`, and finally with the one that is best "
+        "on the validation split",
+        flag_values=flag_values,
+    )
 
 
 def run(flag_values, arguments):
@@ -41,10 +48,28 @@ def run(flag_values, arguments):
 
     from absl import logging
 
-    from keras_vit.training.run import finetune
-
     logging.set_verbosity(logging.INFO)
-    result = finetune(flag_values.model, flag_values.dataset, flag_values.workdir, **keywords)
-    training_flags.print_result(
-        f"fine-tuned {flag_values.model} on {flag_values.dataset}", result, flag_values.json
-    )
+    dataset = flag_values.dataset or "the data set of the recipe"
+    title = f"fine-tuned {flag_values.model} on {dataset}"
+    sources = (flag_values.model, flag_values.dataset, flag_values.workdir)
+    if not flag_values.sweep:
+        from keras_vit.training.run import finetune
+
+        training_flags.print_result(title, finetune(*sources, **keywords), flag_values.json)
+        return
+
+    from keras_vit.training.sweep import sweep
+
+    for flag in ("shots", "train_split"):
+        if flag_values[flag].present:
+            raise UsageError(f"finetune takes --sweep or --{flag}, not both")
+        del keywords[flag]
+    result = sweep(*sources, **keywords)
+    if not flag_values.json:
+        output.print_table(
+            [
+                {**row, "chosen": "*" * (row["learning_rate"] == result.learning_rate)}
+                for row in result.candidates
+            ]
+        )
+    training_flags.print_result(title, result.final, flag_values.json)

@@ -26,7 +26,9 @@ COMMANDS = {
     "evaluate": "keras_vit.cli.evaluate",
     "predict": "keras_vit.cli.predict",
     "export": "keras_vit.cli.export",
+    "convert": "keras_vit.cli.convert",
     "models": "keras_vit.cli.models",
+    "recipes": "keras_vit.cli.recipes",
     "datasets": "keras_vit.cli.datasets",
 }
 

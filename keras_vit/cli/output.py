@@ -91,3 +91,19 @@ def print_summary(title, rows):
     print(title)
     for label, value in rows:
         print(f"  {label:{width}}  {value}")
+
+
+def print_table(rows):
+    """Prints rows under their columns' names, aligned.
+
+    Args:
+        rows: dicts with the same keys; None and "" are shown as "-".
+    """
+    texts = [
+        [name, *("-" if row[name] in (None, "") else str(row[name]) for row in rows)]
+        for name in rows[0]
+    ]
+    widths = [max(map(len, column)) for column in texts]
+    for cells in zip(*texts, strict=True):
+        line = "  ".join(f"{cell:{width}}" for cell, width in zip(cells, widths, strict=True))
+        print(line.rstrip())

@@ -24,4 +24,5 @@ def run(flag_values, arguments):
 
     logging.set_verbosity(logging.INFO)
     result = pretrain(flag_values.dataset, flag_values.workdir, **keywords)
-    training_flags.print_result(f"pre-trained on {flag_values.dataset}", result, flag_values.json)
+    dataset = result.metrics["dataset"]
+    training_flags.print_result(f"pre-trained on {dataset}", result, flag_values.json)

@@ -5,7 +5,7 @@ import json
 from absl import flags
 
 from keras_vit.cli import output
-from keras_vit.training.recipes import RECIPES, parse_overrides
+from keras_vit.training.recipes import parse_overrides
 
 
 def define(flag_values, recipe):
@@ -18,14 +18,20 @@ def define(flag_values, recipe):
     flags.DEFINE_string(
         "dataset",
         None,
-        "a TFDS name such as digits/upstream, or a folder {train,validation,test}/<class>/<image>",
-        required=True,
+        "a TFDS name such as digits/upstream, or a folder {train,validation,test}/<class>/<image>; "
+        "the recipe's if it has one",
         flag_values=flag_values,
     )
     flags.DEFINE_string(
         "workdir", None, "folder of the run", required=True, flag_values=flag_values
     )
-    flags.DEFINE_string("recipe", recipe, f"one of {', '.join(RECIPES)}", flag_values=flag_values)
+    flags.DEFINE_string("recipe", recipe, "a name of `keras-vit recipes`", flag_values=flag_values)
+    flags.DEFINE_string(
+        "train_split",
+        "train",
+        "the split to train on; trainval is train and validation together, where there is one",
+        flag_values=flag_values,
+    )
     flags.DEFINE_multi_string(
         "set",
         [],
@@ -65,6 +71,7 @@ def arguments(flag_values):
     """
     return {
         "recipe": flag_values.recipe,
+        "train_split": flag_values.train_split,
         "data_dir": flag_values.data_dir,
         "shots": flag_values.shots,
         "download": flag_values.download,

@@ -42,6 +42,14 @@ class DatasetInfo:
         """The number of classes."""
         return len(self.class_names)
 
+    @property
+    def image_size(self):
+        """(height, width) in pixels where all images have the same, else None."""
+        if isinstance(self.source, FolderSource):
+            return None
+        size = self.source.builder.info.features[self.source.image_key].shape[:2]
+        return None if None in size else tuple(size)
+
     def num_examples(self, split):
         """The number of examples of a split; of a TFDS set also of slices like "train[:90%]".
 

@@ -19,7 +19,7 @@ import dataclasses
 import numpy as np
 import tensorflow as tf
 
-from keras_vit.data import decode, preprocess
+from keras_vit.data import augment, decode, preprocess
 from keras_vit.data.datasets import DatasetInfo, FolderSource, resolve
 from keras_vit.data.folders import image_files
 
@@ -151,6 +151,11 @@ def _example_seed(seed, epoch, index):
     return tf.random.fold_in(tf.random.fold_in(tf.constant([seed, 0], tf.int32), epoch), index)
 
 
+def _batch_seed(seed, step):
+    """The seed, int32 (2,), of what happens to one batch."""
+    return tf.random.fold_in(tf.constant([seed, 1], tf.int32), step)
+
+
 def _indexed_examples(examples, seed, start):
     """Where each example from the `start`-th on stands, and what reads it.
 
@@ -225,8 +230,8 @@ def training_dataset(
     """Returns shuffled and augmented batches without end.
 
     Every epoch holds each example once; a batch may span two epochs.  Order and augmentation are
-    functions of (seed, epoch, example index), so that a run that starts at `start_step` sees what
-    an uninterrupted one would see.
+    functions of (seed, epoch, example index), and the mixing of images one of (seed, step), so that
+    a run that starts at `start_step` sees what an uninterrupted one would see.
 
     Args:
         info: a `DatasetInfo`.
@@ -242,7 +247,8 @@ def training_dataset(
 
     Returns:
         An infinite `tf.data.Dataset` of `(images, labels)`: float32 (B, h, w, 3) in the value range
-        of `preprocessing`, int32 (B,).
+        of `preprocessing`, and int32 (B,), or where `augmentation` mixes images, each class's share
+        as float32 (B, C).
 
     Raises:
         ValueError: for an unknown split or augmentation, a batch size that the replicas do not
@@ -274,6 +280,19 @@ def training_dataset(
 
     dataset = dataset.map(prepare, num_parallel_calls=tf.data.AUTOTUNE)
     dataset = dataset.batch(batch_size, drop_remainder=True)
+    if augmentation.mixes:
+
+        def mix(step, batch):
+            return augment.mix_batch(
+                *batch,
+                _batch_seed(seed, step),
+                info.num_classes,
+                mixup=augmentation.mixup,
+                cutmix=augmentation.cutmix,
+                partner=augmentation.mixup_partner,
+            )
+
+        dataset = dataset.enumerate(start_step).map(mix, num_parallel_calls=tf.data.AUTOTUNE)
     return dataset.prefetch(tf.data.AUTOTUNE).with_options(_options())
 
 

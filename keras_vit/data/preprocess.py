@@ -4,12 +4,17 @@ Legend: `H W` pixels of the source image, `h w` pixels of the model's input, `C`
 that go in are uint8; nothing is rounded back to uint8 on the way, as in the official pipeline.
 """
 
-import dataclasses
-import difflib
 import math
 
 import tensorflow as tf
 
+from keras_vit.data import augment
+from keras_vit.data.augmentations import AUGMENTATIONS as AUGMENTATIONS
+from keras_vit.data.augmentations import Augmentation as Augmentation
+from keras_vit.data.augmentations import get_augmentation
+
+# What chance decides: the window, flip, shift, rotation, random crop, RandAugment.
+_NUM_SEEDS = 6
 RESIZE_METHODS = ("bilinear", "area", "bicubic")
 
 
@@ -34,13 +39,14 @@ def to_rgb(image):
     return image if image.shape[-1] == 3 else tf.repeat(image, 3, axis=-1)
 
 
-def resize(image, size, method="bilinear"):
-    """Resizes without antialiasing, half-pixel centres, in float.
+def resize(image, size, method="bilinear", antialias=False):
+    """Resizes with half-pixel centres, in float.
 
     Args:
         image: (H, W, C), values in [0, 255].
         size: (height, width) in pixels, integers or scalar tensors.
         method: one of `RESIZE_METHODS`.
+        antialias: whether to smooth what is made smaller; never so in the official pipelines.
 
     Returns:
         float32 (height, width, C) in [0, 255]; what bicubic overshoots is clipped.
@@ -50,19 +56,27 @@ def resize(image, size, method="bilinear"):
     """
     if method not in RESIZE_METHODS:
         raise ValueError(f"`method` must be one of {RESIZE_METHODS}. Received: {method!r}")
-    image = tf.image.resize(tf.cast(image, tf.float32), size, method=method, antialias=False)
+    image = tf.image.resize(tf.cast(image, tf.float32), size, method=method, antialias=antialias)
     return tf.clip_by_value(image, 0.0, 255.0) if method == "bicubic" else image
 
 
-def scale_pixels(image, value_range):
+def scale_pixels(image, value_range, mean=None, std=None):
     """Maps [0, 255] to `value_range` linearly; (-1, 1) gives the official (x - 127.5) / 127.5.
+
+    Where `mean` and `std` are given, each channel is then brought to (x - mean) / std.
 
     >>> scale_pixels([0.0, 127.5, 255.0], (-1, 1)).numpy().tolist()
     [-1.0, 0.0, 1.0]
     """
     low, high = value_range
     unit = (tf.cast(image, tf.float32) - 127.5) / 127.5  # [-1, 1]
-    return unit * ((high - low) / 2) + (high + low) / 2
+    scaled = unit * ((high - low) / 2) + (high + low) / 2
+    return scaled if mean is None else (scaled - mean) / std
+
+
+def _scaled(image, preprocessing):
+    rule = preprocessing
+    return scale_pixels(image, rule.value_range, rule.mean, rule.std)
 
 
 def central_crop(image, size):
@@ -84,6 +98,12 @@ def central_crop(image, size):
     return tf.image.crop_to_bounding_box(image, top, left, height, width)
 
 
+def short_side_size(size, short_side):
+    """int32 (2,), the size whose short side is `short_side`, as in big_vision's `resize_small`."""
+    size = tf.cast(size, tf.float32)
+    return tf.cast(tf.round(size * (short_side / tf.reduce_min(size))), tf.int32)
+
+
 def _checked(image):
     image = tf.convert_to_tensor(image)
     if image.dtype != tf.uint8:
@@ -101,14 +121,12 @@ def _resize_by_rule(image, preprocessing):
     if preprocessing.resize == "squash":
         size = resize_to
     elif preprocessing.resize == "short_side":
-        # big_vision's `resize_small`.
-        shape = tf.cast(tf.shape(image)[:2], tf.float32)
-        size = tf.cast(tf.round(shape * (resize_to[0] / tf.reduce_min(shape))), tf.int32)
+        size = short_side_size(tf.shape(image)[:2], resize_to[0])
     else:
         raise ValueError(
             f"`resize` must be 'squash' or 'short_side'. Received: {preprocessing.resize!r}"
         )
-    image = resize(image, size, preprocessing.interpolation)
+    image = resize(image, size, preprocessing.interpolation, preprocessing.antialias)
     if preprocessing.resize == "short_side" or size != image_size:
         image = central_crop(image, image_size)
     return tf.ensure_shape(image, (*image_size, 3))
@@ -119,8 +137,9 @@ def evaluation_image(image, preprocessing):
 
     Args:
         image: uint8 (H, W, 1) or (H, W, 3) in [0, 255].
-        preprocessing: has `image_size`, `value_range`, `resize`, `resize_to` and `interpolation`,
-            as `keras_vit.models.preprocessing.Preprocessing` describes them.
+        preprocessing: has `image_size`, `value_range`, `mean`, `std`, `resize`, `resize_to`,
+            `interpolation` and `antialias`, which
+            `keras_vit.models.preprocessing.Preprocessing` describes.
 
     Returns:
         float32 (h, w, 3) in `value_range`.
@@ -130,11 +149,42 @@ def evaluation_image(image, preprocessing):
         ValueError: for another number of channels, or an unknown rule.
     """
     image = _resize_by_rule(_checked(image), preprocessing)
-    return scale_pixels(image, preprocessing.value_range)
+    return _scaled(image, preprocessing)
+
+
+def inception_window(size, seed, area_range=(0.05, 1.0), aspect_ratio_range=(0.75, 1.33)):
+    """Draws a window of an image; the defaults are the official ones (arXiv:1409.4842, section 6).
+
+    Args:
+        size: int32 (2,), the image's height and width.
+        seed: int (2,), the only source of randomness.
+        area_range: the least and the greatest share of the image's area.
+        aspect_ratio_range: the least and the greatest width / height.
+
+    Returns:
+        int32 (4,), top, left, height and width; the whole image where no such window is found.
+    """
+    begin, size, _ = tf.image.stateless_sample_distorted_bounding_box(
+        tf.concat([size, [3]], axis=0),
+        tf.zeros((0, 0, 4), tf.float32),
+        seed=seed,
+        min_object_covered=0.0,
+        area_range=area_range,
+        aspect_ratio_range=aspect_ratio_range,
+        use_image_if_no_bounding_boxes=True,
+    )
+    return tf.concat([begin[:2], size[:2]], axis=0)
+
+
+def cut(image, window):
+    """(H, W, C) and int32 (4,), top, left, height and width -> (height, width, C)."""
+    top, left, height, width = tf.unstack(window, num=4)
+    image = image[top : top + height, left : left + width]
+    return tf.ensure_shape(image, (None, None, image.shape[-1]))
 
 
 def inception_crop(image, seed, area_range=(0.05, 1.0), aspect_ratio_range=(0.75, 1.33)):
-    """Cuts a random window; the defaults are the official ones (arXiv:1409.4842, section 6).
+    """Cuts an `inception_window`.
 
     Args:
         image: (H, W, C).
@@ -143,19 +193,19 @@ def inception_crop(image, seed, area_range=(0.05, 1.0), aspect_ratio_range=(0.75
         aspect_ratio_range: the least and the greatest width / height.
 
     Returns:
-        (H', W', C) of the same dtype; the whole image where no such window is found.
+        (H', W', C) of the same dtype.
     """
-    begin, size, _ = tf.image.stateless_sample_distorted_bounding_box(
-        tf.shape(image),
-        tf.zeros((0, 0, 4), tf.float32),
-        seed=seed,
-        min_object_covered=0.0,
-        area_range=area_range,
-        aspect_ratio_range=aspect_ratio_range,
-        use_image_if_no_bounding_boxes=True,
-    )
-    crop = tf.slice(image, begin, size)
-    return tf.ensure_shape(crop, (None, None, image.shape[-1]))
+    window = inception_window(tf.shape(image)[:2], seed, area_range, aspect_ratio_range)
+    return cut(image, window)
+
+
+def random_crop(image, seed, size):
+    """Cuts (height, width) pixels from anywhere; `seed` is int (2,).
+
+    Raises:
+        tf.errors.InvalidArgumentError or ValueError: for an image smaller than `size`.
+    """
+    return tf.image.stateless_random_crop(image, (*size, image.shape[-1]), seed)
 
 
 def random_flip(image, seed):
@@ -211,69 +261,39 @@ def random_rotation(image, seed, max_degrees):
     return tf.ensure_shape(turned[0], image.shape)
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Augmentation:
-    """What training does to an image beyond evaluation's preprocessing.
+def training_window(size, seed, augmentation):
+    """Which part of the source image is used in training.
 
     Args:
-        area_range: the least and the greatest share of the area of an `inception_crop`, which is
-            squashed to the input size; None keeps the evaluation's resizing.
-        aspect_ratio_range: the least and the greatest width / height of that crop.
-        flip: whether `random_flip` is applied.
-        max_shift: `max_fraction` of a `random_shift` after resizing.
-        max_rotation: `max_degrees` of a `random_rotation` after resizing.
+        size: int32 (2,), its height and width.
+        seed: as in `training_image`, whose window this is.
+        augmentation: an `Augmentation` or a name in `AUGMENTATIONS`.
 
-    Raises:
-        ValueError: for ranges that do not rise or leave their bounds.
+    Returns:
+        int32 (4,), top, left, height and width; all of it, where the augmentation has no
+        `area_range`.
     """
-
-    area_range: tuple[float, float] | None = None
-    aspect_ratio_range: tuple[float, float] = (0.75, 1.33)
-    flip: bool = False
-    max_shift: float = 0.0
-    max_rotation: float = 0.0
-
-    def __post_init__(self):
-        if self.area_range is not None and not 0 < self.area_range[0] <= self.area_range[1] <= 1:
-            raise ValueError(f"`area_range` must rise within (0, 1]. Received: {self.area_range}")
-        if not 0 < self.aspect_ratio_range[0] <= self.aspect_ratio_range[1]:
-            raise ValueError(
-                f"`aspect_ratio_range` must rise above 0. Received: {self.aspect_ratio_range}"
-            )
-        if not 0 <= self.max_shift < 1:
-            raise ValueError(f"`max_shift` must be in [0, 1). Received: {self.max_shift}")
-        if not 0 <= self.max_rotation <= 180:
-            raise ValueError(f"`max_rotation` must be in [0, 180]. Received: {self.max_rotation}")
+    augmentation = get_augmentation(augmentation)
+    if augmentation.area_range is None:
+        return tf.concat([[0, 0], size], axis=0)
+    crop_seed = tf.random.split(seed, _NUM_SEEDS)[0]
+    return inception_window(
+        size, crop_seed, augmentation.area_range, augmentation.aspect_ratio_range
+    )
 
 
-AUGMENTATIONS = {
-    "none": Augmentation(),
-    # For writing, where a mirror image is another sign.
-    "shift": Augmentation(max_shift=0.125),
-    "handwriting": Augmentation(
-        area_range=(0.85, 1.0), aspect_ratio_range=(0.9, 1.1), max_shift=0.07, max_rotation=8.0
-    ),
-    "crop": Augmentation(area_range=(0.7, 1.0), aspect_ratio_range=(0.85, 1.18), max_shift=0.1),
-    # The official fine-tuning (vit_jax/input_pipeline.py).
-    "crop_flip": Augmentation(area_range=(0.05, 1.0), flip=True),
-}
-
-
-def get_augmentation(augmentation):
-    """Returns the `Augmentation` of that name, or the one that is passed.
-
-    Raises:
-        ValueError: for an unknown name.
-    """
-    if isinstance(augmentation, Augmentation):
-        return augmentation
-    if augmentation not in AUGMENTATIONS:
-        close = difflib.get_close_matches(str(augmentation), AUGMENTATIONS)
-        raise ValueError(
-            f"`augmentation` must be an `Augmentation` or one of {sorted(AUGMENTATIONS)}. "
-            f"Received: {augmentation!r}" + (f"; did you mean {close[0]!r}?" if close else "")
-        )
-    return AUGMENTATIONS[augmentation]
+def _resize_in_training(image, preprocessing, seed, augmentation):
+    """(H', W', 3), the window -> float32 (h, w, 3) in [0, 255]."""
+    size = tuple(preprocessing.image_size)
+    method = augmentation.interpolation or preprocessing.interpolation
+    if augmentation.area_range is not None:
+        return resize(image, size, method)
+    if augmentation.crop_scale is None:
+        return _resize_by_rule(image, preprocessing)
+    target = tuple(round(side * augmentation.crop_scale) for side in size)
+    if augmentation.crop_rule == "short_side":
+        target = short_side_size(tf.shape(image)[:2], max(target))
+    return random_crop(resize(image, target, method), seed, size)
 
 
 def training_image(image, preprocessing, seed, augmentation):
@@ -292,20 +312,43 @@ def training_image(image, preprocessing, seed, augmentation):
         TypeError: for pixels that are not uint8.
         ValueError: for another number of channels, an unknown rule or augmentation.
     """
-    augmentation = get_augmentation(augmentation)
-    crop_seed, flip_seed, shift_seed, turn_seed = tf.unstack(tf.random.split(seed, 4), num=4)
     image = _checked(image)
-    if augmentation.area_range is None:
-        image = _resize_by_rule(image, preprocessing)
-    else:
-        image = inception_crop(
-            image, crop_seed, augmentation.area_range, augmentation.aspect_ratio_range
-        )
-        image = resize(image, tuple(preprocessing.image_size), preprocessing.interpolation)
+    window = training_window(tf.shape(image)[:2], seed, augmentation)
+    return training_image_from_window(cut(image, window), preprocessing, seed, augmentation)
+
+
+def training_image_from_window(image, preprocessing, seed, augmentation):
+    """The part of `training_image` that follows the cut, for images that were decoded through it.
+
+    Args:
+        image: uint8 (H', W', 3), what lies in the `training_window` of the same seed.
+        preprocessing: as in `evaluation_image`.
+        seed: int (2,), the only source of randomness.
+        augmentation: an `Augmentation` or a name in `AUGMENTATIONS`.
+
+    Returns:
+        float32 (h, w, 3) in `value_range`.
+
+    Raises:
+        TypeError, ValueError: as `training_image`.
+    """
+    augmentation = get_augmentation(augmentation)
+    # The first one is the window's.
+    seeds = tf.unstack(tf.random.split(seed, _NUM_SEEDS), num=_NUM_SEEDS)
+    image = _resize_in_training(_checked(image), preprocessing, seeds[4], augmentation)
+    if augmentation.truncate:
+        image = tf.floor(image)
     if augmentation.flip:
-        image = random_flip(image, flip_seed)
+        image = random_flip(image, seeds[1])
     if augmentation.max_shift:
-        image = random_shift(image, shift_seed, augmentation.max_shift)
+        image = random_shift(image, seeds[2], augmentation.max_shift)
     if augmentation.max_rotation:
-        image = random_rotation(image, turn_seed, augmentation.max_rotation)
-    return scale_pixels(image, preprocessing.value_range)
+        image = random_rotation(image, seeds[3], augmentation.max_rotation)
+    if augmentation.randaugment_layers:
+        image = augment.rand_augment(
+            tf.floor(image),
+            seeds[5],
+            augmentation.randaugment_layers,
+            augmentation.randaugment_magnitude,
+        )
+    return _scaled(image, preprocessing)

@@ -7,6 +7,7 @@ import keras
 
 from keras_vit.layers import initializers
 from keras_vit.models.preprocessing import Preprocessing
+from keras_vit.trainer import TrainableModel
 
 
 def check_positive(config, *names):
@@ -75,7 +76,7 @@ def replace_fields(config, changes):
     return dataclasses.replace(config, **changes)
 
 
-class ImageClassifier(keras.Model):
+class ImageClassifier(TrainableModel):
     """Functional model from (B, H, W, C) images to (B, num_classes) float32 logits.
 
     Attributes:

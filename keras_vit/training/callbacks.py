@@ -7,6 +7,7 @@ import keras
 from absl import logging
 
 from keras_vit.evaluation.classification import evaluate_batches, evaluation_batches
+from keras_vit.training.optimizers import averaged_weights
 
 
 class TrainingError(RuntimeError):
@@ -58,6 +59,7 @@ class RequireFiniteLoss(keras.callbacks.Callback):
 class Validation(keras.callbacks.Callback):
     """Adds `val_accuracy` and `val_loss` to the logs of each epoch, each image counted once.
 
+    It is the moving average of the weights that is evaluated, where the optimizer keeps one.
     Keras's own `validation_data` weighs a padded last batch like a full one.  Put it before the
     callbacks that read the logs.
 
@@ -77,7 +79,8 @@ class Validation(keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs=None):
         if self._batches is None:
             self._batches = evaluation_batches(self.model, self.info, self.split, self.batch_size)
-        metrics = evaluate_batches(self.model, self._batches)
+        with averaged_weights(self.model):
+            metrics = evaluate_batches(self.model, self._batches)
         if logs is not None:
             logs["val_loss"], logs["val_accuracy"] = metrics["loss"], metrics["accuracy"]
 

@@ -1,4 +1,4 @@
-"""Cross-entropies from integer labels, summed over the classes as the official code does.
+"""Cross-entropies, summed over the classes as the official code does.
 
 Shapes: B batch, C classes.
 """
@@ -7,7 +7,7 @@ import keras
 
 
 class _Crossentropy(keras.losses.Loss):
-    """Labels (B,) and logits (B, C) -> one value for each example, then their mean."""
+    """Labels (B,) or (B, C) and logits (B, C) -> a value for each example, then their mean."""
 
     def __init__(self, label_smoothing=0.0, name=None, reduction="sum_over_batch_size", dtype=None):
         super().__init__(name=name, reduction=reduction, dtype=dtype)
@@ -19,9 +19,13 @@ class _Crossentropy(keras.losses.Loss):
         return {**super().get_config(), "label_smoothing": self.label_smoothing}
 
 
-def _one_hot(labels, logits):
+def _targets(labels, logits):
+    """(B, C): labels that are shares of the classes as they are, integer labels one-hot."""
+    num_classes = logits.shape[-1]
+    if len(labels.shape) == 2 and labels.shape[-1] == num_classes > 1:
+        return keras.ops.cast(labels, logits.dtype)
     labels = keras.ops.cast(keras.ops.reshape(labels, (-1,)), "int32")
-    return keras.ops.one_hot(labels, logits.shape[-1], dtype=logits.dtype)  # (B, C)
+    return keras.ops.one_hot(labels, num_classes, dtype=logits.dtype)
 
 
 @keras.saving.register_keras_serializable(package="keras_vit")
@@ -35,7 +39,7 @@ class SoftmaxCrossentropy(_Crossentropy):
         dtype: of the computation.
 
     Call arguments:
-        y_true: (B,) integer labels.
+        y_true: (B,) integer labels, or (B, C) shares of the classes, as mixed images have.
         y_pred: (B, C) logits.
 
     Returns:
@@ -44,7 +48,7 @@ class SoftmaxCrossentropy(_Crossentropy):
 
     def call(self, y_true, y_pred):
         share = self.label_smoothing / y_pred.shape[-1]
-        targets = _one_hot(y_true, y_pred) * (1.0 - self.label_smoothing) + share
+        targets = _targets(y_true, y_pred) * (1.0 - self.label_smoothing) + share
         return -keras.ops.sum(targets * keras.ops.log_softmax(y_pred), axis=-1)  # (B,)
 
 
@@ -61,7 +65,7 @@ class SigmoidCrossentropy(_Crossentropy):
         dtype: of the computation.
 
     Call arguments:
-        y_true: (B,) integer labels.
+        y_true: (B,) integer labels, or (B, C) shares of the classes, as mixed images have.
         y_pred: (B, C) logits.
 
     Returns:
@@ -69,7 +73,7 @@ class SigmoidCrossentropy(_Crossentropy):
     """
 
     def call(self, y_true, y_pred):
-        hot = _one_hot(y_true, y_pred)
+        hot = _targets(y_true, y_pred)
         targets = hot * (1.0 - 2.0 * self.label_smoothing) + self.label_smoothing
         positive = keras.ops.log_sigmoid(y_pred)
         negative = keras.ops.log_sigmoid(-y_pred)

@@ -1,36 +1,239 @@
-"""Optimizers from recipes."""
+"""Optimizers in the official code's arithmetic, as ordinary Keras optimizers.
+
+They differ from Keras's own where that changes the numbers:
+
+- Momentum.  Keras's SGD has the learning rate inside its momentum, m = 0.9 m - rate g.  Here, as in
+  the official code, the trace t = 0.9 t + g is multiplied by the rate of each step: with a rate
+  that changes, the updates are others.
+- Adam's epsilon is added to the corrected second moment's root, as in optax.
+- The first moment may be kept in bfloat16, in half the memory.
+- The norm of the whole gradient, before clipping, is kept in the variable `gradient_norm`.
+"""
+
+import contextlib
 
 import keras
+from keras import ops
 
 from keras_vit.training.schedules import WarmupDecay
+
+MOMENTUM_DTYPES = ("float32", "bfloat16")
+
+
+class _Optimizer(keras.optimizers.Optimizer):
+    """What both have in common: the gradient's norm, and moments of a dtype of their own."""
+
+    def __init__(self, *args, momentum_dtype="float32", **kwargs):
+        super().__init__(*args, **kwargs)
+        if momentum_dtype not in MOMENTUM_DTYPES:
+            raise ValueError(
+                f"`momentum_dtype` must be one of {MOMENTUM_DTYPES}. Received: {momentum_dtype!r}"
+            )
+        self.momentum_dtype = momentum_dtype
+
+    def build(self, variables):
+        if self.built:
+            return
+        super().build(variables)
+        self.gradient_norm = self.add_variable((), dtype="float32", name="gradient_norm")
+        self.momentums = [self._first_moment(variable) for variable in variables]
+
+    def _first_moment(self, variable):
+        return self.add_variable(
+            variable.shape,
+            dtype=self.momentum_dtype,
+            layout=getattr(variable, "_layout", None),
+            name=f"{variable.path.replace('/', '_')}_momentum",
+        )
+
+    def _clip_gradients(self, grads):
+        squares = [ops.sum(ops.square(ops.cast(g, "float32"))) for g in grads if g is not None]
+        norm = ops.sqrt(sum(squares))
+        self.assign(self.gradient_norm, norm)
+        if self.global_clipnorm is None:
+            return super()._clip_gradients(grads)
+        # 1 where the norm is small enough, and NaN where it is NaN.
+        scale = self.global_clipnorm / ops.maximum(norm, self.global_clipnorm)
+        return [None if g is None else g * ops.cast(scale, g.dtype) for g in grads]
+
+    def get_config(self):
+        return {**super().get_config(), "momentum_dtype": self.momentum_dtype}
+
+
+def _decayed(moment, factor, dtype):
+    """factor x moment as the compiled official code computes it.
+
+    The factor takes the moment's dtype (0.9 is 0.8984375 in bfloat16); the product is not rounded.
+    """
+    factor = ops.cast(ops.convert_to_tensor(factor, moment.dtype), dtype)
+    return factor * ops.cast(moment, dtype)
+
+
+@keras.saving.register_keras_serializable(package="keras_vit")
+class SGD(_Optimizer):
+    """Stochastic gradient descent with momentum (the fine-tuning of Table 4).
+
+        t <- momentum t + g;  w <- w - rate t
+
+    Args:
+        learning_rate: a number or a schedule of the step, counted from 0.
+        momentum: in [0, 1).
+        momentum_dtype: of t, one of `MOMENTUM_DTYPES`; the official fine-tuning keeps it in
+            bfloat16.
+        name: of the optimizer.
+        **kwargs: of `keras.optimizers.Optimizer`, such as `global_clipnorm`, `weight_decay`
+            (decoupled, multiplied by the rate) and `use_ema`.
+
+    Raises:
+        ValueError: for a momentum or a dtype that is not one of these.
+    """
+
+    def __init__(
+        self, learning_rate=0.03, momentum=0.9, momentum_dtype="float32", name="sgd", **kwargs
+    ):
+        super().__init__(learning_rate, momentum_dtype=momentum_dtype, name=name, **kwargs)
+        if not 0 <= momentum < 1:
+            raise ValueError(f"`momentum` must be in [0, 1). Received: {momentum}")
+        self.momentum = momentum
+
+    def update_step(self, gradient, variable, learning_rate):
+        trace = self.momentums[self._get_variable_index(variable)]
+        gradient = ops.cast(gradient, variable.dtype)
+        new_trace = gradient + _decayed(trace, self.momentum, variable.dtype)
+        self.assign(trace, ops.cast(new_trace, trace.dtype))
+        self.assign_sub(variable, ops.cast(learning_rate, variable.dtype) * new_trace)
+
+    def get_config(self):
+        return {**super().get_config(), "momentum": self.momentum}
+
+
+@keras.saving.register_keras_serializable(package="keras_vit")
+class AdamW(_Optimizer):
+    """Adam with decoupled weight decay (the pre-training of Table 3).
+
+        m <- b1 m + (1 - b1) g;  v <- b2 v + (1 - b2) g^2
+        w <- w - rate (m / (1 - b1^n) / (sqrt(v / (1 - b2^n)) + epsilon) + weight_decay w)
+
+    with n the number of the update, counted from 1.
+
+    Args:
+        learning_rate: a number or a schedule of the step, counted from 0.
+        weight_decay: multiplied by the rate; None or 0 is plain Adam.
+        beta_1: b1.
+        beta_2: b2.
+        epsilon: added to the root.
+        momentum_dtype: of m, one of `MOMENTUM_DTYPES`; big_vision keeps it in bfloat16.
+        name: of the optimizer.
+        **kwargs: of `keras.optimizers.Optimizer`, such as `global_clipnorm` and `use_ema`.
+    """
+
+    def __init__(
+        self,
+        learning_rate=1e-3,
+        weight_decay=None,
+        beta_1=0.9,
+        beta_2=0.999,
+        epsilon=1e-8,
+        momentum_dtype="float32",
+        name="adamw",
+        **kwargs,
+    ):
+        super().__init__(
+            learning_rate,
+            weight_decay=weight_decay or None,
+            momentum_dtype=momentum_dtype,
+            name=name,
+            **kwargs,
+        )
+        self.beta_1 = beta_1
+        self.beta_2 = beta_2
+        self.epsilon = epsilon
+
+    def build(self, variables):
+        if self.built:
+            return
+        super().build(variables)
+        self.velocities = self.add_optimizer_variables(variables, "velocity")
+
+    def update_step(self, gradient, variable, learning_rate):
+        index = self._get_variable_index(variable)
+        moment, velocity = self.momentums[index], self.velocities[index]
+        gradient = ops.cast(gradient, variable.dtype)
+        count = ops.cast(self.iterations + 1, variable.dtype)
+        new_moment = (1 - self.beta_1) * gradient
+        new_moment = new_moment + _decayed(moment, self.beta_1, variable.dtype)
+        new_velocity = (1 - self.beta_2) * ops.square(gradient) + self.beta_2 * velocity
+        self.assign(moment, ops.cast(new_moment, moment.dtype))
+        self.assign(velocity, new_velocity)
+        first = new_moment / (1 - ops.power(ops.cast(self.beta_1, variable.dtype), count))
+        second = new_velocity / (1 - ops.power(ops.cast(self.beta_2, variable.dtype), count))
+        step = first / (ops.sqrt(second) + self.epsilon)
+        self.assign_sub(variable, ops.cast(learning_rate, variable.dtype) * step)
+
+    def get_config(self):
+        betas = {"beta_1": self.beta_1, "beta_2": self.beta_2, "epsilon": self.epsilon}
+        return {**super().get_config(), **betas}
 
 
 def make_schedule(recipe, total_steps):
     """The recipe's `WarmupDecay` for a run of that many updates."""
-    return WarmupDecay(recipe.learning_rate, total_steps, recipe.decay, recipe.warmup_steps)
+    return WarmupDecay(
+        recipe.learning_rate,
+        total_steps,
+        recipe.decay,
+        recipe.warmup_steps,
+        boundaries=recipe.boundaries or (),
+    )
 
 
-def make_optimizer(recipe, total_steps):
-    """The recipe's optimizer, with its schedule.
+def make_optimizer(recipe, total_steps, variables):
+    """The recipe's optimizer, with its schedule, built.
 
     Args:
         recipe: `Recipe`.
         total_steps: number of updates of the run.
+        variables: the model's trainable variables.
 
     Returns:
-        A `keras.optimizers.Optimizer`.  Its weight decay is decoupled and multiplied by the rate,
-        and acts on all variables, as in the paper's code; it clips the norm of the whole gradient.
+        A `keras.optimizers.Optimizer`.  Its weight decay is decoupled and multiplied by the rate;
+        it clips the norm of the whole gradient.
 
     Raises:
         ValueError: where the recipe's warm-up leaves no step.
     """
-    arguments = {
-        "learning_rate": make_schedule(recipe, total_steps),
-        "weight_decay": recipe.weight_decay or None,
-        "global_clipnorm": recipe.global_clipnorm,
-    }
-    if recipe.optimizer == "sgd":
-        return keras.optimizers.SGD(momentum=0.9, **arguments)
-    if recipe.weight_decay:
-        return keras.optimizers.AdamW(beta_1=0.9, beta_2=0.999, epsilon=1e-8, **arguments)
-    return keras.optimizers.Adam(beta_1=0.9, beta_2=0.999, epsilon=1e-8, **arguments)
+    make = {"sgd": SGD, "adamw": AdamW}[recipe.optimizer]
+    optimizer = make(
+        make_schedule(recipe, total_steps),
+        weight_decay=recipe.weight_decay or None,
+        global_clipnorm=recipe.global_clipnorm,
+        momentum_dtype=recipe.momentum_dtype,
+        use_ema=recipe.ema is not None,
+        ema_momentum=recipe.ema or 0.0,
+    )
+    if recipe.weight_decay and recipe.weight_decay_on == "kernels":
+        others = [v for v in variables if not v.path.endswith("kernel")]
+        optimizer.exclude_from_weight_decay(var_list=others)
+    # Else its variables are made inside the first step, which TensorFlow then traces twice.
+    optimizer.build(variables)
+    return optimizer
+
+
+@contextlib.contextmanager
+def averaged_weights(model):
+    """Gives a model the moving average of its weights for the length of a block.
+
+    Nothing happens where its optimizer keeps none.  Use it between steps only.
+    """
+    optimizer = model.optimizer
+    if optimizer is None or not getattr(optimizer, "use_ema", False):
+        yield
+        return
+    variables = optimizer._trainable_variables
+    kept = [keras.ops.copy(variable.value) for variable in variables]
+    for variable, average in zip(variables, optimizer._model_variables_moving_average, strict=True):
+        variable.assign(average.value)
+    try:
+        yield
+    finally:
+        for variable, value in zip(variables, kept, strict=True):
+            variable.assign(value)

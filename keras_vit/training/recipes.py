@@ -9,8 +9,12 @@ import types
 import typing
 
 OPTIMIZERS = ("adamw", "sgd")
-DECAYS = ("linear", "cosine", "constant")
+DECAYS = ("linear", "cosine", "constant", "staircase")
 LOSSES = ("softmax", "sigmoid")
+MOMENTUM_DTYPES = ("float32", "bfloat16")
+DECAYED = ("all", "kernels")
+RESIZE_RULES = ("squash", "short_side")
+POSITION_EMBEDDINGS = ("learned", "sincos2d")
 DTYPES = ("float32", "bfloat16", "mixed_bfloat16", "mixed_float16")
 
 
@@ -21,14 +25,24 @@ class Recipe:
     Exactly one of `steps` and `epochs` says how long.
 
     Args:
+        source: where its numbers come from.
+        dataset: what it is for, where the user names nothing else.
         steps: number of updates, the warm-up's among them.
         epochs: how often each example is seen; the steps are rounded down to whole batches.
         batch_size: examples in one update, over all devices.
+        accumulation_steps: micro-batches that a batch is computed in, to save memory.
         optimizer: `"adamw"` (betas 0.9 and 0.999) or `"sgd"` (momentum 0.9).
+        momentum_dtype: of the optimizer's first moment, `"float32"` or `"bfloat16"`.
         learning_rate: the highest rate.
-        decay: `"linear"` (to 1e-5), `"cosine"` (to 0) or `"constant"`, after the warm-up.
+        learning_rates: the rates that a sweep tries.
+        decay: `"linear"` (to 1e-5), `"cosine"` (to 0), `"constant"` or `"staircase"` (to a tenth
+            after each of `boundaries`), after the warm-up.
+        boundaries: steps, of the staircase only.
         warmup_steps: updates until the rate is `learning_rate`, linearly from 0.
         weight_decay: decoupled and multiplied by the rate, the meaning of the paper's Table 3.
+        weight_decay_on: `"all"` variables, or `"kernels"` alone, as in big_vision.
+        ema: factor of the moving average of the weights, which is what is evaluated and written
+            (Polyak averaging); None keeps none.
         global_clipnorm: largest norm of the whole gradient; None does not clip.
         loss: `"softmax"` or `"sigmoid"` cross-entropy, summed over the classes.
         label_smoothing: in [0, 1); see `keras_vit.training.losses`.
@@ -36,6 +50,8 @@ class Recipe:
         stochastic_depth: rate of the last block; None keeps that of the model.
         augmentation: a name in `keras_vit.data.preprocess.AUGMENTATIONS`.
         image_size: (height, width) in pixels, or one integer; None keeps that of the model.
+        resize: evaluation's rule, `"squash"` or `"short_side"`; None keeps that of the model.
+        resize_to: (height, width) in pixels that evaluation resizes to before its central crop.
         report_steps: updates between two rows of the history, each with a validation.
         seed: of the weights, the order of the data, the augmentation and the dropout.
         dtype: dtype or policy of the layers; None takes the global one of Keras.
@@ -47,20 +63,30 @@ class Recipe:
         depth: L.
         class_token: whether a learned token is put before the patches.
         pooling: `"token"`, `"mean"` or `"attention"`.
+        position_embedding: `"learned"` or `"sincos2d"`.
+        representation_layer: whether a layer of hidden size with tanh is put before the head.
         head_bias: initial value of the head's bias.
 
     Raises:
         ValueError: for a value of another type, out of range or unknown.
     """
 
+    source: str = ""
+    dataset: str | None = None
     steps: int | None = None
     epochs: float | None = None
     batch_size: int = 512
+    accumulation_steps: int = 1
     optimizer: str = "sgd"
+    momentum_dtype: str = "float32"
     learning_rate: float = 0.03
+    learning_rates: tuple[float, ...] | None = None
     decay: str = "cosine"
+    boundaries: tuple[int, ...] | None = None
     warmup_steps: int = 0
     weight_decay: float = 0.0
+    weight_decay_on: str = "all"
+    ema: float | None = None
     global_clipnorm: float | None = 1.0
     loss: str = "softmax"
     label_smoothing: float = 0.0
@@ -68,6 +94,8 @@ class Recipe:
     stochastic_depth: float | None = None
     augmentation: str = "none"
     image_size: tuple[int, int] | None = None
+    resize: str | None = None
+    resize_to: tuple[int, int] | None = None
     report_steps: int = 100
     seed: int = 0
     dtype: str | None = None
@@ -79,6 +107,8 @@ class Recipe:
     depth: int | None = None
     class_token: bool | None = None
     pooling: str | None = None
+    position_embedding: str | None = None
+    representation_layer: bool | None = None
     head_bias: float | None = None
 
     def __post_init__(self):
@@ -89,24 +119,42 @@ class Recipe:
                 "a recipe must have either `steps` or `epochs`. "
                 f"Received: steps={self.steps}, epochs={self.epochs}"
             )
-        for field in ("steps", "epochs", "batch_size", "learning_rate", "report_steps"):
+        for field in ("steps", "epochs", "batch_size", "accumulation_steps", "learning_rate"):
             self._check(field, lambda value: value > 0, "positive")
-        for field in ("patch_size", "hidden_size", "mlp_dim", "num_heads", "depth"):
+        for field in ("report_steps", "patch_size", "hidden_size", "mlp_dim", "num_heads", "depth"):
             self._check(field, lambda value: value > 0, "positive")
         for field in ("warmup_steps", "weight_decay"):
             self._check(field, lambda value: value >= 0, "at least 0")
-        for field in ("label_smoothing", "dropout", "stochastic_depth"):
+        for field in ("label_smoothing", "dropout", "stochastic_depth", "ema"):
             self._check(field, lambda value: 0 <= value < 1, "in [0, 1)")
         self._check("global_clipnorm", lambda value: value > 0, "positive, or none")
         self._check("seed", lambda value: 0 <= value < 2**31, "in [0, 2**31)")
-        self._check("image_size", lambda sides: min(sides) > 0, "positive")
+        for field in ("image_size", "resize_to", "learning_rates"):
+            self._check(field, lambda numbers: numbers and min(numbers) > 0, "positive")
+        self._check(
+            "boundaries", lambda steps: steps and list(steps) == sorted(set(steps)), "rising"
+        )
         for field, known in (
             ("optimizer", OPTIMIZERS),
+            ("momentum_dtype", MOMENTUM_DTYPES),
             ("decay", DECAYS),
+            ("weight_decay_on", DECAYED),
+            ("resize", RESIZE_RULES),
+            ("position_embedding", POSITION_EMBEDDINGS),
             ("loss", LOSSES),
             ("dtype", DTYPES),
         ):
             self._check(field, lambda value, known=known: value in known, f"one of {known}")
+        if (self.boundaries is not None) != (self.decay == "staircase"):
+            raise ValueError(
+                "`boundaries` must be given for the staircase and for no other decay. "
+                f"Received: {self.boundaries} for {self.decay!r}"
+            )
+        if self.batch_size % self.accumulation_steps:
+            raise ValueError(
+                "`batch_size` must be a multiple of `accumulation_steps`. "
+                f"Received: {self.batch_size} and {self.accumulation_steps}"
+            )
         if self.steps is not None and self.warmup_steps >= self.steps:
             raise ValueError(
                 "`warmup_steps` must be less than `steps`. "
@@ -163,6 +211,8 @@ ARCHITECTURE_FIELDS = (
     "depth",
     "class_token",
     "pooling",
+    "position_embedding",
+    "representation_layer",
     "head_bias",
 )
 
@@ -185,6 +235,8 @@ def _type_name(kind):
         str: "text",
         bool: "true or false",
         tuple[int, int]: "(height, width) or an integer",
+        tuple[int, ...]: "integers",
+        tuple[float, ...]: "numbers",
     }
     return names[inner] + (" or none" if optional else "")
 
@@ -203,6 +255,9 @@ def _typed(field, value, kind):
         sides = (value, value) if is_integer else value
         if isinstance(sides, tuple | list) and len(sides) == 2:
             return tuple(_typed(field, side, int) for side in sides)
+    items = typing.get_args(inner)
+    if len(items) == 2 and items[1] is ... and isinstance(value, tuple | list):
+        return tuple(_typed(field, item, items[0]) for item in value)
     raise ValueError(f"`{field}` must be {_type_name(kind)}. Received: {value!r}")
 
 
@@ -210,7 +265,8 @@ def parse_overrides(assignments):
     """Recipe fields from the command line.
 
     Args:
-        assignments: texts "FIELD=VALUE"; "none" is None, and a size is "32" or "32,48".
+        assignments: texts "FIELD=VALUE"; "none" is None, a size is "32" or "32,48", and
+            several numbers are "0.01,0.03".
 
     Returns:
         A dict from field to a value of its type.
@@ -227,7 +283,7 @@ def parse_overrides(assignments):
         field, text = field.strip(), text.strip()
         if not equals:
             raise ValueError(f"a recipe's field is set as FIELD=VALUE. Received: {assignment!r}")
-        _check_field(field)
+        check_field(field)
         if field in overrides:
             raise ValueError(f"a field can be set once. Received: `{field}` twice")
         overrides[field] = _parse(field, text, _FIELD_TYPES[field])
@@ -242,6 +298,9 @@ def _parse(field, text, kind):
         if inner == tuple[int, int]:
             sides = tuple(int(side) for side in text.split(","))
             return _typed(field, sides if len(sides) > 1 else sides[0], kind)
+        if typing.get_origin(inner) is tuple:
+            item = typing.get_args(inner)[0]
+            return _typed(field, tuple(item(part) for part in text.split(",")), kind)
         if inner is bool:
             return {"true": True, "false": False}[text.lower()]
         return _typed(field, inner(text), kind)
@@ -249,78 +308,7 @@ def _parse(field, text, kind):
         raise ValueError(f"`{field}` must be {_type_name(kind)}. Received: {text!r}") from None
 
 
-def _check_field(field):
+def check_field(field):
     if field not in _FIELD_TYPES:
         close = difflib.get_close_matches(field, _FIELD_TYPES, n=3) or sorted(_FIELD_TYPES)
         raise ValueError(f"a recipe has no field {field!r}. Close: {', '.join(close)}")
-
-
-def get_recipe(recipe, **overrides):
-    """A recipe by name, with some of its fields changed.
-
-    Args:
-        recipe: a name in `RECIPES`, or a `Recipe`.
-        **overrides: fields of `Recipe`.  `steps` replaces `epochs`, and the other way round.
-
-    Returns:
-        A `Recipe`.
-
-    Raises:
-        ValueError: for an unknown name or field (lists the close ones), or a bad value.
-    """
-    if not isinstance(recipe, Recipe):
-        if recipe not in RECIPES:
-            close = difflib.get_close_matches(str(recipe), RECIPES, n=3) or sorted(RECIPES)
-            raise ValueError(f"there is no recipe {recipe!r}. Close: {', '.join(close)}")
-        recipe = RECIPES[recipe]
-    for field in overrides:
-        _check_field(field)
-    for given, other in (("steps", "epochs"), ("epochs", "steps")):
-        if overrides.get(given) is not None and other not in overrides:
-            overrides = {**overrides, other: None}
-    return dataclasses.replace(recipe, **overrides)
-
-
-# The ViT of the digits: the paper's, with small sizes, mean pooling and no class token.
-_DIGITS_MODEL = {
-    "model": "ViT-Ti/16",
-    "patch_size": 4,
-    "hidden_size": 64,
-    "mlp_dim": 128,
-    "num_heads": 4,
-    "depth": 3,
-    "class_token": False,
-    "pooling": "mean",
-}
-# What the digits' recipes share; chosen on the validation splits.
-_DIGITS = {"batch_size": 64, "optimizer": "adamw", "augmentation": "handwriting"}
-
-# One row a recipe, its source above it.
-RECIPES = {
-    # Ours, for two CPU cores.
-    "digits_pretrain": Recipe(
-        steps=400,
-        learning_rate=4e-3,
-        warmup_steps=30,
-        weight_decay=0.03,
-        image_size=16,
-        **_DIGITS,
-        **_DIGITS_MODEL,
-    ),
-    "digits_finetune": Recipe(
-        steps=300,
-        learning_rate=2e-3,
-        warmup_steps=20,
-        label_smoothing=0.1,
-        dropout=0.1,
-        image_size=24,
-        **_DIGITS,
-    ),
-    "digits_few_shot": Recipe(
-        steps=80,
-        learning_rate=2e-3,
-        warmup_steps=10,
-        image_size=24,
-        **{**_DIGITS, "batch_size": 32},
-    ),
-}

@@ -6,7 +6,6 @@ import json
 import os
 import pathlib
 import time
-import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,21 +16,16 @@ from keras_vit import zoo
 from keras_vit.data import pipeline, preprocess
 from keras_vit.evaluation.classification import check_classes, evaluate
 from keras_vit.models.classifier import ImageClassifier
+from keras_vit.models.presets import get_preset
 from keras_vit.training import folder
-from keras_vit.training.callbacks import (
-    Progress,
-    RequireFiniteLoss,
-    StopAfter,
-    TrainingError,
-    Validation,
-)
-from keras_vit.training.losses import LOSSES
-from keras_vit.training.optimizers import make_optimizer, make_schedule
-from keras_vit.training.recipes import ARCHITECTURE_FIELDS, get_recipe
+from keras_vit.training.callbacks import TrainingError
+from keras_vit.training.fit import fit
+from keras_vit.training.recipe_table import RULES, get_recipe
+from keras_vit.training.recipes import ARCHITECTURE_FIELDS
 
 __all__ = ["RunResult", "TrainingError", "finetune", "pretrain"]
 
-TRAIN, VALIDATION, TEST = "train", "validation", "test"
+TRAIN, VALIDATION, TRAINVAL, TEST = "train", "validation", "trainval", "test"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -51,6 +45,31 @@ class RunResult:
     model: ImageClassifier = dataclasses.field(repr=False)
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Data:
+    """A data set, and which of its examples are for what.
+
+    Args:
+        info: `DatasetInfo`.
+        train: the split to train on.
+        validation: the split of the reports, or None.
+        test: the split of the final evaluation, or None.
+        shots: images of each class to train on; None takes all.
+    """
+
+    info: pipeline.DatasetInfo
+    train: str
+    validation: str | None
+    test: str | None
+    shots: int | None
+
+    def num_examples(self):
+        """The number of examples to train on."""
+        if self.shots is not None:
+            return self.shots * self.info.num_classes
+        return self.info.num_examples(self.train)
+
+
 def pretrain(
     dataset,
     workdir,
@@ -58,6 +77,7 @@ def pretrain(
     recipe="digits_pretrain",
     model=None,
     data_dir=None,
+    train_split=TRAIN,
     shots=None,
     download=False,
     overwrite=False,
@@ -71,12 +91,14 @@ def pretrain(
 
     Args:
         dataset: a name or a folder, as `keras_vit.data.pipeline.resolve` takes it, or a
-            `DatasetInfo`.
+            `DatasetInfo`; None takes the recipe's.
         workdir: folder of the run.
-        recipe: a name in `keras_vit.training.recipes.RECIPES`, or a `Recipe`.
+        recipe: a name of `keras_vit.list_recipes()`, or a `Recipe`.
         model: a name of `keras_vit.list_models()` in the recipe's place, or a model of this package
             to start from; None makes the recipe's.
         data_dir: where TFDS keeps its data sets.
+        train_split: the split to train on; `"trainval"`, of the data sets that have it, is the
+            training and the validation split together, of which none is left for the reports.
         shots: trains on so many images of each class, chosen by the recipe's seed; None takes all.
         download: whether a TFDS data set that is not there may be downloaded.
         overwrite: whether a finished run in `workdir` may be replaced.
@@ -95,8 +117,8 @@ def pretrain(
     """
     if isinstance(model, str):
         overrides, model = {**overrides, "model": model}, None
-    recipe = _checked_recipe(recipe, overrides)
-    info = _resolved(dataset, data_dir, download)
+    data, recipe = _resolved(dataset, recipe, overrides, data_dir, download, train_split, shots)
+    info = data.info
 
     def make_model():
         if model is not None:
@@ -114,10 +136,10 @@ def pretrain(
             dtype=recipe.dtype,
             **image_size,
             **recipe.rates(),
-            **recipe.architecture(),
+            **_architecture(recipe),
         )
 
-    return _run("pretrain", info, workdir, recipe, make_model, shots, overwrite, progress)
+    return _run("pretrain", data, workdir, recipe, make_model, overwrite, progress)
 
 
 def finetune(
@@ -128,6 +150,7 @@ def finetune(
     recipe="digits_finetune",
     image_size=None,
     data_dir=None,
+    train_split=TRAIN,
     shots=None,
     download=False,
     overwrite=False,
@@ -142,11 +165,13 @@ def finetune(
     Args:
         source: what `keras_vit.from_pretrained` takes, the folder of a run among them.
         dataset: a name or a folder, as `keras_vit.data.pipeline.resolve` takes it, or a
-            `DatasetInfo`.
+            `DatasetInfo`; None takes the recipe's.
         workdir: folder of the run.
-        recipe: a name in `keras_vit.training.recipes.RECIPES`, or a `Recipe`.
+        recipe: a name of `keras_vit.list_recipes()`, or a `Recipe`.
         image_size: (height, width) in pixels, or one integer; None takes the recipe's.
         data_dir: where TFDS keeps its data sets.
+        train_split: the split to train on; `"trainval"`, of the data sets that have it, is the
+            training and the validation split together, of which none is left for the reports.
         shots: trains on so many images of each class, chosen by the recipe's seed; None takes all.
         download: whether a TFDS data set that is not there may be downloaded.
         overwrite: whether a finished run in `workdir` may be replaced.
@@ -172,8 +197,8 @@ def finetune(
             "a fine-tuning takes its architecture from the file that it starts from. "
             f"Received: {', '.join(fixed)}"
         )
-    recipe = _checked_recipe(recipe, overrides)
-    info = _resolved(dataset, data_dir, download)
+    data, recipe = _resolved(dataset, recipe, overrides, data_dir, download, train_split, shots)
+    info = data.info
 
     def make_model():
         return zoo.from_pretrained(
@@ -187,27 +212,61 @@ def finetune(
 
     return _run(
         "finetune",
-        info,
+        data,
         workdir,
         recipe,
         make_model,
-        shots,
         overwrite,
         progress,
         source=os.fspath(source),
     )
 
 
-def _checked_recipe(recipe, overrides):
-    recipe = get_recipe(recipe, **overrides)
+def _resolved(dataset, recipe, overrides, data_dir, download, train_split, shots):
+    """`(_Data, Recipe)`; what is wrong with the recipe is said before the data are looked for."""
+    if recipe not in RULES:
+        recipe = _checked(get_recipe(recipe, **overrides))
+        dataset = recipe.dataset if dataset is None else dataset
+    if dataset is None:
+        raise ValueError("a training must have a data set. Received: None; name one")
+    info = dataset
+    if not isinstance(dataset, pipeline.DatasetInfo):
+        info = pipeline.resolve(dataset, data_dir, download=download)
+    has_validation = VALIDATION in info.split_sizes and train_split not in (VALIDATION, TRAINVAL)
+    data = _Data(
+        info=info,
+        train=train_split,
+        validation=VALIDATION if has_validation else None,
+        test=TEST if TEST in info.split_sizes and train_split != TEST else None,
+        shots=shots,
+    )
+    if recipe in RULES:
+        sizes = {"num_examples": data.num_examples(), "source_size": info.image_size}
+        recipe = _checked(get_recipe(recipe, **sizes, **overrides))
+    return data, recipe
+
+
+def _checked(recipe):
     preprocess.get_augmentation(recipe.augmentation)
     return recipe
 
 
-def _resolved(dataset, data_dir, download):
-    if isinstance(dataset, pipeline.DatasetInfo):
-        return dataset
-    return pipeline.resolve(dataset, data_dir, download=download)
+def _architecture(recipe):
+    """The fields of a new model's configuration that the recipe sets, by name."""
+    fields = recipe.architecture()
+    if fields.pop("representation_layer", False):
+        _, preset = get_preset(recipe.model)
+        fields["representation_size"] = fields.get("hidden_size", preset.hidden_size)
+    return fields
+
+
+def _preprocessing(recipe, preprocessing):
+    """What the model's pixels are, with the recipe's rule for evaluation if it has one."""
+    if recipe.resize is None and recipe.resize_to is None:
+        return preprocessing
+    return dataclasses.replace(
+        preprocessing, resize=recipe.resize or preprocessing.resize, resize_to=recipe.resize_to
+    )
 
 
 def _checked_model(model, info, recipe):
@@ -222,28 +281,41 @@ def _checked_model(model, info, recipe):
     return model
 
 
-def _run(kind, info, workdir, recipe, make_model, shots, overwrite, progress, **origin):
+def _run(kind, data, workdir, recipe, make_model, overwrite, progress, **origin):
     """Everything that pre-training and fine-tuning share."""
-    num_examples = info.num_examples(TRAIN) if shots is None else shots * info.num_classes
+    info = data.info
+    num_examples = data.num_examples()
     total_steps = recipe.num_steps(num_examples)
     with folder.new_run(workdir, overwrite) as temporary:
         keras.utils.set_random_seed(recipe.seed)
         model = make_model()
+        model.preprocessing = _preprocessing(recipe, model.preprocessing)
         start = time.perf_counter()
-        rows = fit(model, info, recipe, total_steps, shots=shots, title=kind, progress=progress)
+        rows = fit(
+            model,
+            info,
+            recipe,
+            total_steps,
+            train_split=data.train,
+            validation_split=data.validation,
+            shots=data.shots,
+            title=kind,
+            progress=progress,
+        )
         seconds = time.perf_counter() - start
         _check_finite(model)
         evaluations = {}
-        if VALIDATION in info.split_sizes:
+        if data.validation is not None:
             # The last report is of the weights that are written.
             last = {name: rows[-1][f"val_{name}"] for name in ("accuracy", "loss")}
-            evaluations[VALIDATION] = {**last, "count": info.num_examples(VALIDATION)}
-        if TEST in info.split_sizes:
-            evaluations[TEST] = evaluate(model, info, TEST, recipe.batch_size)
+            evaluations[VALIDATION] = {**last, "count": info.num_examples(data.validation)}
+        if data.test is not None:
+            evaluations[TEST] = evaluate(model, info, data.test, recipe.batch_size)
         metrics = {
             "run": kind,
             "dataset": info.name,
-            "shots": shots,
+            "train_split": data.train,
+            "shots": data.shots,
             **origin,
             TRAIN: {name: rows[-1][name] for name in ("loss", "accuracy")},
             **evaluations,
@@ -259,72 +331,6 @@ def _run(kind, info, workdir, recipe, make_model, shots, overwrite, progress, **
     workdir = pathlib.Path(workdir)
     files = {name: workdir / name for name in folder.FILES}
     return RunResult(workdir=workdir, metrics=metrics, files=files, model=model)
-
-
-def fit(model, info, recipe, total_steps, *, shots=None, title="training", progress=True):
-    """Compiles a model by a recipe and trains it with `model.fit`; it is not compiled afterwards.
-
-    Args:
-        model: a model of this package; it is changed in place.
-        info: a `DatasetInfo`.
-        recipe: `Recipe`.
-        total_steps: number of updates.
-        shots: images of each class, or None for all.
-        title: of the progress bar.
-        progress: whether to show it.
-
-    Returns:
-        A list with one dict for each `recipe.report_steps` updates: `step`, `learning_rate`, `loss`
-        and `accuracy` in training, `val_loss` and `val_accuracy` where there is a validation split.
-
-    Raises:
-        TrainingError: if the loss is not finite.
-    """
-    training = pipeline.training_dataset(
-        info,
-        TRAIN,
-        model.preprocessing,
-        batch_size=recipe.batch_size,
-        seed=recipe.seed,
-        augmentation=recipe.augmentation,
-        shots=shots,
-    )
-    optimizer = make_optimizer(recipe, total_steps)
-    # Else its variables are made inside the first step, which TensorFlow then traces twice.
-    optimizer.build(model.trainable_variables)
-    model.compile(
-        optimizer=optimizer,
-        loss=LOSSES[recipe.loss](label_smoothing=recipe.label_smoothing),
-        metrics=[keras.metrics.SparseCategoricalAccuracy(name="accuracy")],
-    )
-    callbacks = [RequireFiniteLoss(), StopAfter(total_steps)]
-    if VALIDATION in info.split_sizes:
-        callbacks.append(Validation(info, VALIDATION, recipe.batch_size))
-    bar = Progress(total_steps, title)
-    num_reports = -(-total_steps // recipe.report_steps)
-    try:
-        with warnings.catch_warnings():
-            # Keras warns of its own default, `shuffle=True`.
-            warnings.filterwarnings("ignore", message="`shuffle=True` was passed")
-            history = model.fit(
-                training,
-                epochs=num_reports,
-                steps_per_epoch=recipe.report_steps,
-                callbacks=[*callbacks, bar] if progress else callbacks,
-                verbose=0,
-            ).history
-    finally:
-        bar.close()
-    # What is trained is saved without the optimizer, like what `from_pretrained` returns.
-    model.optimizer, model.compiled = None, False
-    schedule = make_schedule(recipe, total_steps)
-    rows = []
-    for i in range(num_reports):
-        step = min((i + 1) * recipe.report_steps, total_steps)
-        # The rate of the last update, whose step is counted from 0.
-        row = {"step": step, "learning_rate": float(schedule(step - 1))}
-        rows.append(row | {name: float(values[i]) for name, values in history.items()})
-    return rows
 
 
 def _check_finite(model):

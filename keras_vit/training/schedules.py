@@ -4,7 +4,7 @@ import math
 
 import keras
 
-DECAYS = ("linear", "cosine", "constant")
+DECAYS = ("linear", "cosine", "constant", "staircase")
 
 
 @keras.saving.register_keras_serializable(package="keras_vit")
@@ -18,6 +18,7 @@ class WarmupDecay(keras.optimizers.schedules.LearningRateSchedule):
         linear:    r = e + (b - e) (1 - p)
         cosine:    r = b (1 + cos(pi p)) / 2
         constant:  r = b
+        staircase: r = b / 10^n, n the number of `boundaries` less than t (BiT-HyperRule)
         rate = r min(1, t / W), or r where W is 0
 
     Unlike `keras.optimizers.schedules.CosineDecay`, T counts the warm-up, and the first update of a
@@ -29,6 +30,7 @@ class WarmupDecay(keras.optimizers.schedules.LearningRateSchedule):
         decay: one of `DECAYS`.
         warmup_steps: W.
         end_learning_rate: e, of the linear decay only; 1e-5 in the official code.
+        boundaries: steps after which the staircase falls to a tenth; of that decay only.
         name: of the operations.
 
     Call arguments:
@@ -38,7 +40,8 @@ class WarmupDecay(keras.optimizers.schedules.LearningRateSchedule):
         The rate, a float32 scalar.
 
     Raises:
-        ValueError: for an unknown decay, negative values, or a warm-up that leaves no step.
+        ValueError: for an unknown decay, negative values, boundaries without a staircase or the
+            other way round, or a warm-up that leaves no step.
     """
 
     def __init__(
@@ -48,6 +51,7 @@ class WarmupDecay(keras.optimizers.schedules.LearningRateSchedule):
         decay="cosine",
         warmup_steps=0,
         end_learning_rate=1e-5,
+        boundaries=(),
         name="warmup_decay",
     ):
         super().__init__()
@@ -63,11 +67,17 @@ class WarmupDecay(keras.optimizers.schedules.LearningRateSchedule):
                 "`warmup_steps` must be at least 0 and less than `total_steps`. "
                 f"Received: warmup_steps={warmup_steps}, total_steps={total_steps}"
             )
+        if bool(boundaries) != (decay == "staircase"):
+            raise ValueError(
+                "`boundaries` must be given for the staircase and for no other decay. "
+                f"Received: {tuple(boundaries)} for {decay!r}"
+            )
         self.learning_rate = learning_rate
         self.total_steps = total_steps
         self.decay = decay
         self.warmup_steps = warmup_steps
         self.end_learning_rate = end_learning_rate
+        self.boundaries = tuple(boundaries)
         self.name = name
 
     def __call__(self, step):
@@ -80,6 +90,11 @@ class WarmupDecay(keras.optimizers.schedules.LearningRateSchedule):
                 rate = self.end_learning_rate + falling * (1.0 - progress)
             elif self.decay == "cosine":
                 rate = self.learning_rate * 0.5 * (1.0 + keras.ops.cos(math.pi * progress))
+            elif self.decay == "staircase":
+                passed = keras.ops.cast(
+                    step > keras.ops.array(self.boundaries, "float32"), "float32"
+                )
+                rate = self.learning_rate * keras.ops.power(0.1, keras.ops.sum(passed))
             else:
                 rate = keras.ops.full_like(progress, self.learning_rate)
             if self.warmup_steps:
@@ -93,5 +108,6 @@ class WarmupDecay(keras.optimizers.schedules.LearningRateSchedule):
             "decay": self.decay,
             "warmup_steps": self.warmup_steps,
             "end_learning_rate": self.end_learning_rate,
+            "boundaries": self.boundaries,
             "name": self.name,
         }

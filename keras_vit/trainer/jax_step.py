@@ -1,0 +1,51 @@
+"""The training step on the JAX backend, a pure function of (state, data)."""
+
+import jax
+import keras
+
+from keras_vit.trainer.parts import join, split
+
+
+def accumulated_step(model, state, data):
+    """Computes the mean gradient of k micro-batches and applies it once.
+
+    Args:
+        model: a compiled `TrainableModel`.
+        state: trainable, other, optimizer and metrics variables, as `fit` hands them over.
+        data: a batch.
+
+    Returns:
+        `(logs, state)`.
+    """
+    trainable, others, optimizer, metrics = state
+    x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+    num_parts = model.accumulation_steps
+    parts = jax.tree.map(lambda array: split(array, num_parts), (x, y, sample_weight))
+    gradient_function = jax.value_and_grad(model.compute_loss_and_updates, has_aux=True)
+
+    def add_part(carry, part):
+        gradients, loss, others, metrics = carry
+        (_, (part_loss, y_pred, others, metrics)), part_gradients = gradient_function(
+            trainable, others, metrics, *part, training=True, optimizer_variables=optimizer
+        )
+        gradients = jax.tree.map(jax.numpy.add, gradients, part_gradients)
+        return (gradients, loss + part_loss, others, metrics), y_pred
+
+    start = (jax.tree.map(jax.numpy.zeros_like, trainable), 0.0, others, metrics)
+    (gradients, loss, others, metrics), outputs = jax.lax.scan(add_part, start, parts)
+    gradients = jax.tree.map(lambda gradient: gradient / num_parts, gradients)
+    trainable, optimizer = model.optimizer.stateless_apply(optimizer, gradients, trainable)
+    logs, metrics = model._update_metrics_variables(
+        metrics, loss / num_parts, x, y, jax.tree.map(join, outputs), sample_weight
+    )
+    return logs, (trainable, others, optimizer, metrics)
+
+
+def with_gradient_norm(model, outcome):
+    """`(logs, state)` with the optimizer's measure in the logs, if it has one."""
+    norm = getattr(model.optimizer, "gradient_norm", None)
+    if norm is None:
+        return outcome
+    logs, state = outcome
+    place = next(i for i, variable in enumerate(model.optimizer.variables) if variable is norm)
+    return {**logs, "gradient_norm": state[2][place]}, state

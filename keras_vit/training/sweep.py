@@ -1,0 +1,158 @@
+"""The paper's choice of a rate: each of a grid on the validation split, then all with the best."""
+
+import dataclasses
+import json
+import pathlib
+import shutil
+from collections.abc import Mapping
+from typing import Any
+
+from absl import logging
+
+from keras_vit.data import pipeline
+from keras_vit.training import folder
+from keras_vit.training.recipe_table import RULES, get_recipe
+from keras_vit.training.run import TRAINVAL, VALIDATION, RunResult, finetune
+
+CANDIDATES, TABLE = "sweep", "sweep.json"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SweepResult:
+    """What a sweep came to.
+
+    Args:
+        candidates: one dict for each rate, in the order of the grid: `learning_rate`, `accuracy`
+            and `loss` on the validation split, `workdir`.
+        learning_rate: the rate that was chosen.
+        final: the `RunResult` of the final training.
+    """
+
+    candidates: tuple[Mapping[str, Any], ...]
+    learning_rate: float
+    final: RunResult
+
+
+def sweep(
+    source,
+    dataset,
+    workdir,
+    *,
+    recipe,
+    data_dir=None,
+    download=False,
+    overwrite=False,
+    progress=True,
+    **overrides,
+):
+    """Fine-tunes with each rate of a recipe's grid and trains finally with the best.
+
+    As in the paper (B.1.1): the rate is the one with the highest accuracy on the validation split,
+    which is held out of the training split; of two alike the lower.  The final training uses both
+    splits (`trainval`) where the data set has them as one; elsewhere it is that of the candidate.
+
+    The candidates are runs of their own in `workdir/sweep/`.  A sweep that was stopped and is given
+    again keeps those that are finished.
+
+    Args:
+        source: what `keras_vit.from_pretrained` takes.
+        dataset: as in `keras_vit.finetune`; it needs a validation split.
+        workdir: folder of the final run; `sweep.json` in it has the table.
+        recipe: a name of `keras_vit.list_recipes()`, or a `Recipe`, with `learning_rates`.
+        data_dir: where TFDS keeps its data sets.
+        download: whether a TFDS data set that is not there may be downloaded.
+        overwrite: whether finished runs may be replaced; without it they are kept.
+        progress: whether to show the progress, on stderr.
+        **overrides: fields of the recipe to change.
+
+    Returns:
+        A `SweepResult`.
+
+    Raises:
+        ValueError: for a recipe without a grid, or a data set without a validation split; else as
+            `finetune`.
+    """
+    if recipe in RULES:
+        raise ValueError(f"a sweep needs a recipe with `learning_rates`. Received: {recipe}")
+    recipe = get_recipe(recipe, **overrides)
+    if not recipe.learning_rates:
+        raise ValueError(
+            "a sweep needs a recipe with `learning_rates`. Received: none; set them, for example "
+            "`learning_rates=(0.003, 0.01, 0.03)`"
+        )
+    info = recipe.dataset if dataset is None else dataset
+    if not isinstance(info, pipeline.DatasetInfo):
+        info = pipeline.resolve(info, data_dir, download=download)
+    if VALIDATION not in info.split_sizes:
+        raise ValueError(
+            "a sweep needs a data set with a validation split. "
+            f"Received: {info.name!r} with {sorted(info.split_sizes)}"
+        )
+    workdir = pathlib.Path(workdir)
+    if (workdir / folder.MODEL).exists() and not overwrite:
+        raise FileExistsError(
+            f"{workdir} holds a finished run ({folder.MODEL}); choose another folder or pass "
+            "`overwrite=True` (on the command line --overwrite)"
+        )
+
+    def train(rate, workdir, **options):
+        rated = dataclasses.replace(recipe, learning_rate=rate)
+        return finetune(source, info, workdir, recipe=rated, progress=progress, **options)
+
+    candidates = []
+    for number, rate in enumerate(recipe.learning_rates):
+        candidate = workdir / CANDIDATES / f"learning_rate_{rate:g}"
+        metrics = None if overwrite else _finished(candidate, source, info, recipe, rate)
+        if metrics is None:
+            logging.info("sweep: rate %g, %d of %d", rate, number + 1, len(recipe.learning_rates))
+            metrics = train(rate, candidate, overwrite=overwrite).metrics
+        outcome = {name: metrics[VALIDATION][name] for name in ("accuracy", "loss")}
+        candidates.append({"learning_rate": rate, **outcome, "workdir": str(candidate)})
+    best = min(candidates, key=lambda row: (-row["accuracy"], row["learning_rate"]))
+    final_split = TRAINVAL if TRAINVAL in info.split_sizes else "train"
+    if final_split == TRAINVAL:
+        final = train(best["learning_rate"], workdir, train_split=TRAINVAL, overwrite=overwrite)
+    else:
+        final = _adopt(pathlib.Path(best["workdir"]), workdir, overwrite)
+    table = {"chosen": best["learning_rate"], "final_split": final_split, "candidates": candidates}
+    (workdir / TABLE).write_text(json.dumps(table, indent=2) + "\n")
+    return SweepResult(
+        candidates=tuple(candidates), learning_rate=best["learning_rate"], final=final
+    )
+
+
+def _finished(workdir, source, info, recipe, rate):
+    """The metrics of a finished candidate of the same sweep, else None.
+
+    Raises:
+        FileExistsError: for the candidate of another sweep.
+    """
+    if not (workdir / folder.MODEL).exists():
+        return None
+    metrics = json.loads((workdir / "metrics.json").read_text())
+    rated = dataclasses.asdict(dataclasses.replace(recipe, learning_rate=rate))
+    expected = {"source": str(source), "dataset": info.name, "recipe": rated}
+    expected = json.loads(json.dumps(expected))
+    different = [name for name, value in expected.items() if metrics[name] != value]
+    if different:
+        raise FileExistsError(
+            f"{workdir} holds a run with another {' and '.join(different)}; choose another folder "
+            "or pass `overwrite=True` (on the command line --overwrite)"
+        )
+    logging.info("sweep: rate %g is finished already", rate)
+    return metrics
+
+
+def _adopt(candidate, workdir, overwrite):
+    """A candidate's files as those of the final run."""
+    from keras_vit import zoo
+
+    with folder.new_run(workdir, overwrite) as temporary:
+        for name in folder.FILES:
+            shutil.copyfile(candidate / name, temporary / name)
+    return RunResult(
+        workdir=workdir,
+        metrics=json.loads((workdir / "metrics.json").read_text()),
+        files={name: workdir / name for name in folder.FILES},
+        model=zoo.from_pretrained(workdir),
+    )

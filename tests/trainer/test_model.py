@@ -1,0 +1,134 @@
+import keras
+import numpy as np
+import pytest
+
+import keras_vit
+from keras_vit.training.losses import SoftmaxCrossentropy
+from keras_vit.training.optimizers import SGD
+
+needs_micro_batches = pytest.mark.skipif(
+    keras.backend.backend() not in ("tensorflow", "jax"), reason="no micro-batches on this backend"
+)
+# float32 sums in another order.
+TOLERANCE = 1e-5
+
+
+def make_model(**config):
+    keras.utils.set_random_seed(3)
+    model = keras_vit.create_model(
+        "ViT-Ti/16",
+        num_classes=3,
+        image_size=8,
+        patch_size=4,
+        hidden_size=16,
+        mlp_dim=32,
+        num_heads=2,
+        depth=2,
+        **config,
+    )
+    # The official head starts at zero, and with it all other gradients.
+    kernel = next(v for v in model.weights if v.path == "head/kernel")
+    kernel.assign(np.random.default_rng(0).normal(size=kernel.shape) * 0.1)
+    return model
+
+
+@pytest.fixture
+def batch():
+    rng = np.random.default_rng(1)
+    images = rng.uniform(-1, 1, (12, 8, 8, 3)).astype("float32")
+    return images, rng.integers(0, 3, 12)
+
+
+def trained(model, batch, accumulation_steps, epochs=3, **compile_arguments):
+    model.compile(
+        SGD(0.1, global_clipnorm=1.0),
+        SoftmaxCrossentropy(),
+        metrics=[keras.metrics.SparseCategoricalAccuracy(name="accuracy")],
+        accumulation_steps=accumulation_steps,
+        **compile_arguments,
+    )
+    history = model.fit(*batch, batch_size=12, epochs=epochs, shuffle=False, verbose=0).history
+    return history, [keras.ops.convert_to_numpy(v.value) for v in model.trainable_variables]
+
+
+@needs_micro_batches
+@pytest.mark.parametrize("accumulation_steps", [2, 4, 12])
+def test_micro_batches_train_like_the_whole_batch(accumulation_steps, batch):
+    expected_history, expected = trained(make_model(), batch, 1)
+    history, received = trained(make_model(), batch, accumulation_steps)
+    assert set(history) == {"loss", "accuracy", "gradient_norm"}
+    for name, values in expected_history.items():
+        np.testing.assert_allclose(history[name], values, rtol=TOLERANCE)
+    for value, weight in zip(received, expected, strict=True):
+        np.testing.assert_allclose(value, weight, atol=TOLERANCE)
+
+
+@needs_micro_batches
+def test_micro_batches_have_dropout_masks_of_their_own(batch):
+    model = make_model(dropout=0.5)
+    before = [keras.ops.convert_to_numpy(v.value) for v in model.non_trainable_variables]
+    history, weights = trained(model, batch, 2)
+    assert np.all(np.isfinite(history["loss"]))
+    after = [keras.ops.convert_to_numpy(v.value) for v in model.non_trainable_variables]
+    changed = [(old != new).any() for old, new in zip(before, after, strict=True)]
+    assert changed
+    assert all(changed)
+    again = make_model(dropout=0.5)
+    _, same = trained(again, batch, 2)
+    for value, weight in zip(same, weights, strict=True):
+        np.testing.assert_array_equal(value, weight)
+
+
+@needs_micro_batches
+def test_micro_batches_weigh_examples(batch):
+    images, labels = batch
+    weights = np.array([0.0, 2.0] * 6, "float32")
+    results = []
+    for accumulation_steps in (1, 3):
+        model = make_model()
+        model.compile(SGD(0.1), SoftmaxCrossentropy(), accumulation_steps=accumulation_steps)
+        model.fit(images, labels, sample_weight=weights, batch_size=12, shuffle=False, verbose=0)
+        results.append([keras.ops.convert_to_numpy(v.value) for v in model.trainable_variables])
+    for value, weight in zip(*results, strict=True):
+        np.testing.assert_allclose(value, weight, atol=TOLERANCE)
+
+
+@needs_micro_batches
+@pytest.mark.tensorflow_only
+def test_micro_batches_run_under_xla(batch):
+    _, expected = trained(make_model(), batch, 4, jit_compile=False)
+    _, received = trained(make_model(), batch, 4, jit_compile=True)
+    for value, weight in zip(received, expected, strict=True):
+        np.testing.assert_allclose(value, weight, atol=TOLERANCE)
+
+
+@needs_micro_batches
+def test_batch_that_does_not_divide_is_refused(batch):
+    with pytest.raises(ValueError, match="multiple of `accumulation_steps`. Received: 12 .* for 5"):
+        trained(make_model(), batch, 5)
+
+
+@pytest.mark.parametrize("value", [0, 1.5, True, None])
+def test_compile_refuses_what_is_no_number_of_micro_batches(value):
+    with pytest.raises(ValueError, match="`accumulation_steps` must be a positive integer"):
+        make_model().compile("sgd", "mse", accumulation_steps=value)
+
+
+@needs_micro_batches
+def test_saved_model_remembers_its_micro_batches(batch, tmp_path):
+    model = make_model()
+    trained(model, batch, 4)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    assert loaded.accumulation_steps == 4
+    assert isinstance(loaded.optimizer, SGD)
+    for value, weight in zip(loaded.optimizer.variables, model.optimizer.variables, strict=True):
+        np.testing.assert_array_equal(
+            keras.ops.convert_to_numpy(value.value), keras.ops.convert_to_numpy(weight.value)
+        )
+
+
+def test_optimizer_of_keras_trains_without_the_norm(batch):
+    model = make_model()
+    model.compile("adam", SoftmaxCrossentropy())
+    assert set(model.fit(*batch, verbose=0).history) == {"loss"}

@@ -1,0 +1,88 @@
+"""Fine-tunings that the official JAX code ran, step by step (tests/reference/vit_jax/finetune*)."""
+
+import json
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import keras_vit
+from keras_vit.training.losses import SoftmaxCrossentropy
+from keras_vit.training.optimizers import make_optimizer, make_schedule
+from keras_vit.training.recipes import Recipe
+
+# Of losses and gradient norms, relative, and of parameters, relative to the largest change.  The
+# reference rounds its momentum to bfloat16, where one other rounding of float32 may flip a bit.
+TOLERANCES = {"finetune": (1e-4, 2e-3), "finetune_float32": (1e-5, 1e-4)}
+
+
+class Steps(keras.callbacks.Callback):
+    """The logs of each step."""
+
+    def __init__(self):
+        super().__init__()
+        self.logs = []
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.logs.append({name: float(value) for name, value in logs.items()})
+
+
+def parameters(model, path):
+    """The model's weights under the official names."""
+    keras_vit.save_pretrained(model, path)
+    with np.load(path) as file:
+        return {key: file[key] for key in file.files}
+
+
+@pytest.mark.parametrize("name", TOLERANCES)
+def test_finetuning_repeats_the_official_one(name, reference_case, tmp_path):
+    loss_tolerance, parameter_tolerance = TOLERANCES[name]
+    folder = reference_case("vit_jax/vit_token").path.parent
+    facts = json.loads((folder / f"{name}.json").read_text())
+    with np.load(folder / f"{name}.ref.npz") as file:
+        reference = {key: file[key] for key in file.files}
+    recipe = Recipe(
+        steps=facts["steps"],
+        batch_size=facts["batch"],
+        accumulation_steps=facts["accum_steps"],
+        optimizer="sgd",
+        momentum_dtype=facts["accumulator_dtype"],
+        learning_rate=facts["base_lr"],
+        decay=facts["decay"],
+        warmup_steps=facts["warmup_steps"],
+        global_clipnorm=facts["clip_norm"],
+    )
+    schedule = make_schedule(recipe, recipe.steps)
+    rates = [float(schedule(step)) for step in range(recipe.steps)]
+    np.testing.assert_allclose(rates, reference["learning_rates"], rtol=1e-6)
+
+    model = keras_vit.from_pretrained(
+        folder / facts["pretrained"],
+        num_classes=facts["num_classes"],
+        image_size=tuple(facts["image_size"]),
+    )
+    start = parameters(model, tmp_path / "start.npz")
+    assert {f"start/{key}" for key in start} == {k for k in reference if k.startswith("start/")}
+    for key, value in start.items():
+        np.testing.assert_array_equal(value, reference[f"start/{key}"])
+
+    model.compile(
+        make_optimizer(recipe, recipe.steps, model.trainable_variables),
+        SoftmaxCrossentropy(),
+        accumulation_steps=recipe.accumulation_steps,
+    )
+    batches = tf.data.Dataset.from_tensor_slices((reference["images"], reference["labels"]))
+    steps = Steps()
+    # An epoch is one step, so that its loss is that of the step.
+    model.fit(batches, epochs=recipe.steps, steps_per_epoch=1, callbacks=[steps], verbose=0)
+    for log, expected in (("loss", "losses"), ("gradient_norm", "grad_norms")):
+        received = [logs[log] for logs in steps.logs]
+        np.testing.assert_allclose(received, reference[expected], rtol=loss_tolerance)
+
+    end = parameters(model, tmp_path / "end.npz")
+    changes = {key: reference[f"end/{key}"] - value for key, value in start.items()}
+    largest = max(np.abs(change).max() for change in changes.values())
+    for key, value in end.items():
+        error = np.abs(value - reference[f"end/{key}"]).max()
+        assert error <= parameter_tolerance * largest, f"{key}: {error / largest:.1e}"
