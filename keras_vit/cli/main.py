@@ -27,6 +27,7 @@ COMMANDS = {
     "predict": "keras_vit.cli.predict",
     "export": "keras_vit.cli.export",
     "models": "keras_vit.cli.models",
+    "validate": "keras_vit.cli.validate",
     "recipes": "keras_vit.cli.recipes",
 }
 
