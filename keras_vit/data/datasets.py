@@ -254,7 +254,7 @@ def _resolve_tfds(name, data_dir, download):
     )
 
 
-def resolve(dataset, data_dir=None, *, download=False):
+def resolve(dataset, data_dir=None, *, download=False, refuse=None):
     """Finds a data set by its TFDS name or its folder.
 
     The embedded `digits` (configs `all`, `upstream`, `downstream`) is prepared when it is first
@@ -267,6 +267,7 @@ def resolve(dataset, data_dir=None, *, download=False):
         data_dir: where TFDS keeps its data sets; None means its default, `TFDS_DATA_DIR` or
             `~/tensorflow_datasets`.
         download: whether a TFDS data set that is not there may be downloaded.
+        refuse: what `folders.read_folder` does about what breaks its rules; None raises.
 
     Returns:
         A `DatasetInfo`.
@@ -289,7 +290,7 @@ def resolve(dataset, data_dir=None, *, download=False):
         is_path = base != "digits" and base not in tfds.list_builders(with_community_datasets=False)
     if not is_path:
         return _resolve_tfds(dataset, data_dir, download)
-    class_names, splits = folders.read_folder(path)
+    class_names, splits = folders.read_folder(path, **({"refuse": refuse} if refuse else {}))
     return DatasetInfo(
         name=dataset,
         class_names=class_names,
