@@ -13,8 +13,9 @@ def locate(source):
 
     Args:
         source: path of a file or folder, an `https://` or `gs://` address, a name of
-            `list_checkpoints()`, or `augreg/` and a bare model name such as `augreg/R26_S_32` for
-            the file that the official loader takes.
+            `list_checkpoints()`, or one that AugReg's index resolves: `augreg/R26_S_32` for the
+            file that the official loader takes, `augreg/R26_S_32--cifar100-res_224` for its best
+            fine-tuning, which a full pre-trained name may stand in front of as well.
 
     Returns:
         (path, `Checkpoint` of the catalogue or None).
@@ -35,10 +36,10 @@ def locate(source):
 
 
 def _checkpoint(name):
-    folder, _, model = name.partition("/")
-    if folder == "augreg" and model in augreg.ARCHITECTURES:
-        name = f"augreg/{augreg.best_upstream(augreg.augreg_index(), model)}"
+    folder, _, choice = name.partition("/")
     try:
+        if folder == "augreg" and augreg.is_choice(choice):
+            name = f"augreg/{augreg.augreg_index().resolve(choice)}"
         return catalog.get_checkpoint(name)
     except ValueError as error:
         raise CheckpointError(name, f"there is no such file; {error}") from error
