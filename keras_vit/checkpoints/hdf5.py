@@ -226,7 +226,7 @@ class _Reader:
         """Type -> data of each message in a version 1 object header."""
         version, _, count, _, length = struct.unpack("<BBHII", self.part(address, 12))
         if version != 1:
-            raise ValueError(f"{name!r} has no object header of version 1")
+            raise ValueError(f"{name!r} is no object, or one of a newer kind than Keras writes")
         blocks, messages = [(address + 16, length)], {}
         for offset, size in blocks:
             block, position = self.part(offset, size), 0
