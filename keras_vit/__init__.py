@@ -2,8 +2,8 @@
 
 Models:       create_model, list_models, VisionTransformer, HybridVisionTransformer, BiTResNet and
               their configurations
-Checkpoints:  from_pretrained, save_pretrained, convert, list_checkpoints, augreg_index,
-              CheckpointError
+Checkpoints:  from_pretrained, save_pretrained, load_weights, convert, list_checkpoints,
+              augreg_index, CheckpointError
 Work:         pretrain, finetune, evaluate, predict, export
 
 What needs TensorFlow's data pipelines or a download is imported when it is first used.
@@ -34,6 +34,7 @@ _PUBLIC = {
     "from_pretrained": "keras_vit.zoo",
     "list_checkpoints": "keras_vit.checkpoints.catalog",
     "list_models": "keras_vit.zoo",
+    "load_weights": "keras_vit.loading",
     "predict": "keras_vit.serving.predict",
     "pretrain": "keras_vit.training.run",
     "save_pretrained": "keras_vit.saving",

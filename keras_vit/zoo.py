@@ -6,10 +6,8 @@ import math
 import pathlib
 from collections.abc import Callable, Mapping
 
-import keras
-
-from keras_vit import memory
-from keras_vit.checkpoints import containers, rules, sources
+from keras_vit import memory, stored_models
+from keras_vit.checkpoints import containers, keras_files, rules, sources
 from keras_vit.checkpoints.catalog import Checkpoint
 from keras_vit.checkpoints.class_names import class_names as class_names_of
 from keras_vit.checkpoints.errors import CheckpointError
@@ -18,7 +16,7 @@ from keras_vit.checkpoints.positions import resize_positions
 from keras_vit.checkpoints.tables import Architecture
 from keras_vit.layers.initializers import blank_initialization
 from keras_vit.models import BiTResNet, Preprocessing
-from keras_vit.models.classifier import ImageClassifier, pair, replace_fields
+from keras_vit.models.classifier import pair, replace_fields
 from keras_vit.models.presets import get_preset, list_models
 from keras_vit.saving import FAMILIES, describe, save_pretrained
 
@@ -78,6 +76,7 @@ def from_pretrained(
     num_classes=None,
     image_size=None,
     format=None,
+    sha256=None,
     class_names=None,
     name=None,
     dtype=None,
@@ -95,6 +94,8 @@ def from_pretrained(
             the number of positions changes, they are interpolated (section 3.2 of the paper).  As
             in the official code, positions whose number stays the same are taken as they are.
         format: name of the file's format; None finds it.
+        sha256: 64 hexadecimal digits that the file's digest must have; None takes the catalogue's,
+            where it has one.  Only `.npz` and `.keras` files notice damaged values by themselves.
         class_names: one name for each class; None keeps the file's, if it has them and its head.
         name: of the Keras model.
         dtype: dtype or policy of the layers.
@@ -115,7 +116,7 @@ def from_pretrained(
             raise ValueError(
                 f"only {', '.join(FREE_FIELDS)} can be chosen for a file. Received: {field}"
             )
-    found = open_checkpoint(source, format)
+    found = open_checkpoint(source, format, sha256)
     return build_model(
         found,
         num_classes=num_classes,
@@ -127,10 +128,10 @@ def from_pretrained(
     )
 
 
-def open_checkpoint(source, format=None):
+def open_checkpoint(source, format=None, sha256=None):
     """What `from_pretrained` would load: understood, but not yet read (`OpenedCheckpoint`)."""
-    path, checkpoint = sources.locate(source)
-    found = dataclasses.replace(_open(path, format), source=str(source), path=path)
+    path, checkpoint = sources.locate(source, sha256)
+    found = dataclasses.replace(open_file(path, format), source=str(source), path=path)
     return found if checkpoint is None else _with_catalogue(found, checkpoint)
 
 
@@ -217,7 +218,12 @@ class OpenedCheckpoint:
     checkpoint: Checkpoint | None = None
 
 
-def _open(path, format_name):
+def open_file(path, format_name=None):
+    """The `OpenedCheckpoint` of a file or folder on this machine.
+
+    Raises:
+        CheckpointError: as `from_pretrained` does.
+    """
     path = containers.file_of(path)
     return _open_keras(path) if path.suffix == ".keras" else _open_arrays(path, format_name)
 
@@ -282,26 +288,19 @@ def _about(path, match, facts):
 
 
 def _open_keras(path):
-    if not path.exists():
-        raise CheckpointError(path, "there is no such file")
-    try:
-        model = keras.saving.load_model(path, compile=False, safe_mode=True)
-    except (ValueError, TypeError, KeyError, OSError) as error:
-        raise CheckpointError(
-            path, f"not a model of keras_vit that Keras can load: {error}"
-        ) from error
-    if not isinstance(model, ImageClassifier):
-        raise CheckpointError(path, f"holds a {type(model).__name__} and no model of keras_vit")
-    variables = {v.path: v for v in model.weights}
+    class_name, stored, weights = keras_files.open_model(path)
+    known = stored_models.read(path, class_name, stored, num_arrays=len(weights.headers))
+    architecture = describe(known.config)
+    arrays = weights.match(keras_files.variable_shapes(architecture))
     return OpenedCheckpoint(
-        architecture=describe(model.config),
-        grid=getattr(model.config, "grid", None),
-        paths=frozenset(variables),
-        read=lambda paths: {p: keras.ops.convert_to_numpy(variables[p].value) for p in paths},
-        preprocessing=model.preprocessing,
-        class_names=model.class_names,
-        origin={**(model.origin or {}), "file": path.name},
-        shapes={path: tuple(v.shape) for path, v in variables.items()},
+        architecture=architecture,
+        grid=getattr(known.config, "grid", None),
+        paths=frozenset(arrays),
+        read=lambda paths: weights.read({path: arrays[path] for path in paths}),
+        preprocessing=known.preprocessing,
+        class_names=known.class_names,
+        origin={**known.origin, "file": path.name},
+        shapes={path: array.shape for path, array in arrays.items()},
     )
 
 

@@ -16,8 +16,10 @@ RULES = {
     "layers": ((), ("keras",)),
     "models": (("layers",), ("keras",)),
     "checkpoints": ((), ("numpy", "ml_dtypes", "h5py", "tqdm")),
-    "zoo": (("models", "checkpoints", "layers", "memory", "saving"), ("keras",)),
+    "zoo": (("models", "checkpoints", "layers", "memory", "saving", "stored_models"), ("keras",)),
+    "loading": (("models", "checkpoints", "zoo", "memory"), ("keras", "numpy")),
     "memory": ((), ("keras", "numpy", "tensorflow")),
+    "stored_models": (("models", "checkpoints"), ()),
     # Where models become checkpoints, and both ends of that together.
     "saving": (("models", "checkpoints"), ("keras",)),
     "conversion": (("models", "checkpoints", "saving", "zoo"), ("keras", "numpy")),

@@ -1,9 +1,9 @@
 """What all containers share: their first bytes, memory, and what becomes of the numbers."""
 
 import concurrent.futures
+import dataclasses
 import os
-import struct
-import zipfile
+import pathlib
 import zlib
 
 import numpy as np
@@ -22,6 +22,18 @@ IMPOSTORS = (
     (b"PK\x03\x04", "a zip archive, such as .npz and .keras files are; name it so"),
     (b"\x1f\x8b", "compressed with gzip; unpack it first"),
 )
+
+
+@dataclasses.dataclass(frozen=True)
+class StoredArray:
+    """An array that lies in a file in one piece: its shape and dtype, and where its bytes are."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    path: pathlib.Path
+    start: int
+    num_bytes: int
 
 
 def first_bytes(path, ending):
@@ -118,8 +130,40 @@ def read_all(path, readers):
                 arrays[key] = future.result()
             except ValueError as error:
                 problems.append(f"array {readers[key][0]!r} {error}")
-            except (zipfile.BadZipFile, zlib.error, EOFError, OSError, struct.error) as error:
+            except (zlib.error, OSError) as error:
                 problems.append(f"array {readers[key][0]!r} is damaged: {error}")
+            except MemoryError:
+                problems.append(f"array {readers[key][0]!r} takes more memory than there is")
     if problems:
         raise CheckpointError(path, problems)
     return arrays
+
+
+def read_stored(path, headers):
+    """Reads arrays into memory that TensorFlow can take over without a copy.
+
+    Args:
+        path: for error messages.
+        headers: a dict: any key -> `StoredArray`.
+
+    Returns:
+        A dict with the same keys: float32 arrays in C order (float16 and bfloat16 are widened,
+        float64 is rounded).
+
+    Raises:
+        CheckpointError: if the data is cut off, or a value is not finite; names every such array.
+    """
+    return read_all(
+        path,
+        {
+            key: (header.name, lambda header=header: _read_stored_array(header))
+            for key, header in headers.items()
+        },
+    )
+
+
+def _read_stored_array(header):
+    if header.dtype.kind in "iu":
+        raise ValueError(f"has dtype {header.dtype.str!r}; only floating-point numbers are read")
+    raw = read_bytes_at(header.path, header.start, header.num_bytes)
+    return as_float32(raw, header.dtype, header.shape)
