@@ -4,7 +4,7 @@ import difflib
 import fnmatch
 import re
 
-from keras_vit.checkpoints import augreg, official
+from keras_vit.checkpoints import addresses, augreg, official
 from keras_vit.checkpoints.official import Checkpoint
 
 __all__ = ["Checkpoint", "get_checkpoint", "list_checkpoints"]
@@ -26,6 +26,19 @@ def _natural(name):
     # Odd positions are the digits, so that like is compared with like.
     parts = re.split(r"(\d+)", name)
     return [int(part) if i % 2 else part for i, part in enumerate(parts)]
+
+
+def by_address(url):
+    """The `Checkpoint` whose file lies at a `gs://` or `https://` address, or None.
+
+    >>> by_address("https://storage.googleapis.com/vit_models/sam/ViT-B_16.npz").name
+    'sam/ViT-B_16'
+    """
+    address, layout = addresses.locate(url)
+    if address is not None:
+        return None
+    url = "gs://" + "/".join(layout)
+    return next((c for c in _CATALOG.values() if c.url == url and not c.through_index), None)
 
 
 def get_checkpoint(name):

@@ -30,7 +30,9 @@ def locate(source, sha256=None):
     """
     name = str(source)
     if "://" in name:
-        return download.fetch(name, sha256=sha256), None
+        checkpoint = catalog.by_address(name)
+        known = checkpoint.sha256 if checkpoint is not None else None
+        return download.fetch(name, sha256=sha256 or known), checkpoint
     path = pathlib.Path(source)
     if path.exists() or path.suffix in FILE_ENDINGS:
         if sha256 is not None:
