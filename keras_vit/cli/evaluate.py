@@ -2,7 +2,7 @@
 
 import json
 
-from absl import flags
+from absl import flags, logging
 
 from keras_vit.cli import output, training_flags
 from keras_vit.cli.errors import UsageError
@@ -44,6 +44,7 @@ def define_flags(flag_values):
         flag_values=flag_values,
     )
     training_flags.define_data(flag_values)
+    training_flags.define_bad_fraction(flag_values)
     flags.DEFINE_string(
         "output", None, "a JSON file to write the metrics to", flag_values=flag_values
     )
@@ -62,13 +63,20 @@ def run(flag_values, arguments):
         path = output.check_new_file(path, flag_values.overwrite)
 
     import keras_vit
-    from keras_vit.data import pipeline
+    from keras_vit.data import pipeline, validation
     from keras_vit.evaluation.classification import evaluate
 
     info = pipeline.resolve(
         flag_values.dataset, flag_values.data_dir, download=flag_values.download
     )
     info.num_examples(flag_values.split)  # an unknown split is found before a large model is read
+    skipped = []
+    if flag_values.max_bad_fraction is not None:
+        info, skipped = validation.resolve_without_bad(
+            info, splits=[flag_values.split], max_bad_fraction=flag_values.max_bad_fraction
+        )
+        for entry in skipped:
+            logging.warning("left out: %s", entry)
     model = keras_vit.from_pretrained(flag_values.model)
     metrics = {
         "model": flag_values.model,

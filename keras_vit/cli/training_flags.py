@@ -46,6 +46,7 @@ def define(flag_values, recipe):
         flag_values=flag_values,
     )
     define_data(flag_values)
+    define_bad_fraction(flag_values)
     flags.DEFINE_boolean(
         "overwrite", False, "replace a finished run in the folder", flag_values=flag_values
     )
@@ -63,6 +64,19 @@ def define_data(flag_values):
     )
 
 
+def define_bad_fraction(flag_values):
+    """Defines how many bad images may be left out."""
+    flags.DEFINE_float(
+        "max_bad_fraction",
+        None,
+        "leave out bad images if no more than this share of a split is bad, 0.01 for example; all "
+        "images are decoded once before the work; by default the first bad one stops it",
+        lower_bound=0.0,
+        upper_bound=0.999,
+        flag_values=flag_values,
+    )
+
+
 def arguments(flag_values):
     """The keyword arguments of `pretrain` and `finetune` that the flags give.
 
@@ -75,6 +89,7 @@ def arguments(flag_values):
         "data_dir": flag_values.data_dir,
         "shots": flag_values.shots,
         "download": flag_values.download,
+        "max_bad_fraction": flag_values.max_bad_fraction,
         "overwrite": flag_values.overwrite,
         **parse_overrides(flag_values["set"].value),
     }
@@ -104,5 +119,7 @@ def print_result(title, result, as_json):
             f"{metrics['images_per_second']:.0f} images/s",
         )
     )
+    if metrics["num_skipped"]:
+        rows.append(("left out", f"{metrics['num_skipped']} bad images, see skipped.jsonl"))
     rows += [(name, path) for name, path in result.files.items()]
     output.print_summary(title, rows)

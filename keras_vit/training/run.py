@@ -13,19 +13,18 @@ import keras
 import numpy as np
 
 from keras_vit import zoo
-from keras_vit.data import pipeline, preprocess
 from keras_vit.evaluation.classification import check_classes, evaluate
 from keras_vit.models.classifier import ImageClassifier
 from keras_vit.models.presets import get_preset
 from keras_vit.training import folder
 from keras_vit.training.callbacks import TrainingError
 from keras_vit.training.fit import fit
-from keras_vit.training.recipe_table import RULES, get_recipe
 from keras_vit.training.recipes import ARCHITECTURE_FIELDS
+from keras_vit.training.task import TEST, TRAIN, VALIDATION, resolve_task
 
 __all__ = ["RunResult", "TrainingError", "finetune", "pretrain"]
 
-TRAIN, VALIDATION, TRAINVAL, TEST = "train", "validation", "trainval", "test"
+SKIPPED = "skipped.jsonl"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -45,31 +44,6 @@ class RunResult:
     model: ImageClassifier = dataclasses.field(repr=False)
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class _Data:
-    """A data set, and which of its examples are for what.
-
-    Args:
-        info: `DatasetInfo`.
-        train: the split to train on.
-        validation: the split of the reports, or None.
-        test: the split of the final evaluation, or None.
-        shots: images of each class to train on; None takes all.
-    """
-
-    info: pipeline.DatasetInfo
-    train: str
-    validation: str | None
-    test: str | None
-    shots: int | None
-
-    def num_examples(self):
-        """The number of examples to train on."""
-        if self.shots is not None:
-            return self.shots * self.info.num_classes
-        return self.info.num_examples(self.train)
-
-
 def pretrain(
     dataset,
     workdir,
@@ -80,6 +54,7 @@ def pretrain(
     train_split=TRAIN,
     shots=None,
     download=False,
+    max_bad_fraction=None,
     overwrite=False,
     progress=True,
     **overrides,
@@ -101,6 +76,9 @@ def pretrain(
             training and the validation split together, of which none is left for the reports.
         shots: trains on so many images of each class, chosen by the recipe's seed; None takes all.
         download: whether a TFDS data set that is not there may be downloaded.
+        max_bad_fraction: the largest share of a split's images that may be bad; they are found by
+            decoding all before the training, listed in `skipped.jsonl` and left out.  None checks
+            nothing before: the first bad image stops the run.
         overwrite: whether a finished run in `workdir` may be replaced.
         progress: whether to show the progress, on stderr.
         **overrides: fields of the recipe to change.
@@ -111,13 +89,24 @@ def pretrain(
     Raises:
         ValueError: for an unknown data set, recipe or field, a value out of range, an empty data
             set or a model whose classes are not those of the data set.
+        BadDataError: for more bad images than `max_bad_fraction` allows.
         FileExistsError: if `workdir` holds a finished run and `overwrite` is False.
         TrainingError: if the loss or a weight is not finite; nothing is written.
         OSError: if `workdir` cannot be written.
     """
     if isinstance(model, str):
         overrides, model = {**overrides, "model": model}, None
-    data, recipe = _resolved(dataset, recipe, overrides, data_dir, download, train_split, shots)
+    data, recipe = resolve_task(
+        dataset,
+        recipe,
+        overrides,
+        train_split,
+        shots,
+        skipped=pathlib.Path(workdir) / SKIPPED,
+        data_dir=data_dir,
+        download=download,
+        max_bad_fraction=max_bad_fraction,
+    )
     info = data.info
 
     def make_model():
@@ -153,6 +142,7 @@ def finetune(
     train_split=TRAIN,
     shots=None,
     download=False,
+    max_bad_fraction=None,
     overwrite=False,
     progress=True,
     **overrides,
@@ -174,6 +164,9 @@ def finetune(
             training and the validation split together, of which none is left for the reports.
         shots: trains on so many images of each class, chosen by the recipe's seed; None takes all.
         download: whether a TFDS data set that is not there may be downloaded.
+        max_bad_fraction: the largest share of a split's images that may be bad; they are found by
+            decoding all before the training, listed in `skipped.jsonl` and left out.  None checks
+            nothing before: the first bad image stops the run.
         overwrite: whether a finished run in `workdir` may be replaced.
         progress: whether to show the progress, on stderr.
         **overrides: fields of the recipe to change.
@@ -185,6 +178,7 @@ def finetune(
         CheckpointError: if `source` cannot be read.
         ValueError: for an unknown data set, recipe or field, a value out of range, or an empty data
             set.
+        BadDataError: for more bad images than `max_bad_fraction` allows.
         FileExistsError: if `workdir` holds a finished run and `overwrite` is False.
         TrainingError: if the loss or a weight is not finite; nothing is written.
         OSError: if `workdir` cannot be written.
@@ -197,7 +191,17 @@ def finetune(
             "a fine-tuning takes its architecture from the file that it starts from. "
             f"Received: {', '.join(fixed)}"
         )
-    data, recipe = _resolved(dataset, recipe, overrides, data_dir, download, train_split, shots)
+    data, recipe = resolve_task(
+        dataset,
+        recipe,
+        overrides,
+        train_split,
+        shots,
+        skipped=pathlib.Path(workdir) / SKIPPED,
+        data_dir=data_dir,
+        download=download,
+        max_bad_fraction=max_bad_fraction,
+    )
     info = data.info
 
     def make_model():
@@ -220,35 +224,6 @@ def finetune(
         progress,
         source=os.fspath(source),
     )
-
-
-def _resolved(dataset, recipe, overrides, data_dir, download, train_split, shots):
-    """`(_Data, Recipe)`; what is wrong with the recipe is said before the data are looked for."""
-    if recipe not in RULES:
-        recipe = _checked(get_recipe(recipe, **overrides))
-        dataset = recipe.dataset if dataset is None else dataset
-    if dataset is None:
-        raise ValueError("a training must have a data set. Received: None; name one")
-    info = dataset
-    if not isinstance(dataset, pipeline.DatasetInfo):
-        info = pipeline.resolve(dataset, data_dir, download=download)
-    has_validation = VALIDATION in info.split_sizes and train_split not in (VALIDATION, TRAINVAL)
-    data = _Data(
-        info=info,
-        train=train_split,
-        validation=VALIDATION if has_validation else None,
-        test=TEST if TEST in info.split_sizes and train_split != TEST else None,
-        shots=shots,
-    )
-    if recipe in RULES:
-        sizes = {"num_examples": data.num_examples(), "source_size": info.image_size}
-        recipe = _checked(get_recipe(recipe, **sizes, **overrides))
-    return data, recipe
-
-
-def _checked(recipe):
-    preprocess.get_augmentation(recipe.augmentation)
-    return recipe
 
 
 def _architecture(recipe):
@@ -320,6 +295,7 @@ def _run(kind, data, workdir, recipe, make_model, overwrite, progress, **origin)
             TRAIN: {name: rows[-1][name] for name in ("loss", "accuracy")},
             **evaluations,
             "num_train_examples": num_examples,
+            "num_skipped": data.num_skipped,
             "num_parameters": model.count_params(),
             "steps": total_steps,
             "seconds": round(seconds, 3),

@@ -9,10 +9,11 @@ from typing import Any
 
 from absl import logging
 
-from keras_vit.data import pipeline
+from keras_vit.data import pipeline, validation
 from keras_vit.training import folder
 from keras_vit.training.recipe_table import RULES, get_recipe
-from keras_vit.training.run import TRAINVAL, VALIDATION, RunResult, finetune
+from keras_vit.training.run import SKIPPED, RunResult, finetune
+from keras_vit.training.task import TRAINVAL, VALIDATION
 
 CANDIDATES, TABLE = "sweep", "sweep.json"
 
@@ -41,6 +42,7 @@ def sweep(
     recipe,
     data_dir=None,
     download=False,
+    max_bad_fraction=None,
     overwrite=False,
     progress=True,
     **overrides,
@@ -61,6 +63,8 @@ def sweep(
         recipe: a name of `keras_vit.list_recipes()`, or a `Recipe`, with `learning_rates`.
         data_dir: where TFDS keeps its data sets.
         download: whether a TFDS data set that is not there may be downloaded.
+        max_bad_fraction: as in `keras_vit.finetune`; `workdir/skipped.jsonl` lists what is left
+            out.
         overwrite: whether finished runs may be replaced; without it they are kept.
         progress: whether to show the progress, on stderr.
         **overrides: fields of the recipe to change.
@@ -83,12 +87,17 @@ def sweep(
     info = recipe.dataset if dataset is None else dataset
     if not isinstance(info, pipeline.DatasetInfo):
         info = pipeline.resolve(info, data_dir, download=download)
+    workdir = pathlib.Path(workdir)
+    if max_bad_fraction is not None:
+        workdir.mkdir(parents=True, exist_ok=True)
+        info, _ = validation.resolve_without_bad(
+            info, max_bad_fraction=max_bad_fraction, report=workdir / SKIPPED
+        )
     if VALIDATION not in info.split_sizes:
         raise ValueError(
             "a sweep needs a data set with a validation split. "
             f"Received: {info.name!r} with {sorted(info.split_sizes)}"
         )
-    workdir = pathlib.Path(workdir)
     if (workdir / folder.MODEL).exists() and not overwrite:
         raise FileExistsError(
             f"{workdir} holds a finished run ({folder.MODEL}); choose another folder or pass "
