@@ -93,7 +93,7 @@ def check_files(builder):
         raise ValueError(
             "A data set must be stored as TFRecord files, the only ones that can be streamed. "
             f"Received: {builder.info.full_name} in {builder.data_path} as {file_format.value}; "
-            "convert it by `tfds convert_format --out_file_format=tfrecord`."
+            "prepare it again with TFDS's `file_format='tfrecord'`, its default."
         )
     for name, split in builder.info.splits.items():
         sizes = {}

@@ -124,7 +124,7 @@ def test_check_files_with_another_meaning_of_the_size_counts(files, monkeypatch)
 def test_check_files_refuses_another_format_whole_or_cut(tmp_path):
     pytest.importorskip("array_record")
     _write(tmp_path, "array_record")
-    with pytest.raises(ValueError, match="as array_record; convert it by `tfds convert_format"):
+    with pytest.raises(ValueError, match="as array_record; prepare it again .*'tfrecord'"):
         datasets.resolve("numbers", tmp_path)
     for path in (tmp_path / "numbers" / "1.0.0").glob("*.array_record*"):
         pathlib.Path(path).write_bytes(path.read_bytes()[: path.stat().st_size // 2])
