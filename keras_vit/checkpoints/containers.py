@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 import ml_dtypes
 import numpy as np
 
-from keras_vit.checkpoints import h5, readers, safetensors
+from keras_vit.checkpoints import hdf5, readers, safetensors
 from keras_vit.checkpoints.errors import CheckpointError
 
 INDEX_ENDING = ".safetensors.index.json"
@@ -81,7 +81,7 @@ def open_container(path):
     elif path.suffix == ".safetensors":
         headers, read_arrays = safetensors.read_headers(path), safetensors.read_arrays
     elif path.suffix == ".h5":
-        headers, read_arrays = _h5_headers(path), h5.read_arrays
+        headers, read_arrays = _h5_headers(path), hdf5.read_arrays
     else:
         headers, read_arrays = readers.read_headers(path), readers.read_arrays
     return Container(
@@ -111,9 +111,9 @@ def _sharded_headers(path):
 
 
 def _h5_headers(path):
-    headers, task = h5.read_headers(path), path.with_name(TASK_FILE)
+    headers, task = hdf5.read_headers(path), path.with_name(TASK_FILE)
     if path.name == BACKBONE_FILE and task.is_file():
-        headers |= {f"{TASK_FILE}/{key}": header for key, header in h5.read_headers(task).items()}
+        headers |= {f"{TASK_FILE}/{key}": header for key, header in hdf5.read_headers(task).items()}
     return headers
 
 
@@ -248,7 +248,7 @@ def write_h5(path, arrays):
     for target, part in ((path.with_name(TASK_FILE), task), (path, arrays)):
         if part:
             with replacing(target) as file:
-                h5.write(file, {k: a for k, a in part.items() if not k.startswith(prefix)})
+                hdf5.write(file, {k: a for k, a in part.items() if not k.startswith(prefix)})
 
 
 WRITERS = {".npz": write_npz, ".safetensors": write_safetensors, ".h5": write_h5}

@@ -226,7 +226,7 @@ class _Reader:
         """Type -> data of each message in a version 1 object header."""
         version, _, count, _, length = struct.unpack("<BBHII", self.part(address, 12))
         if version != 1:
-            raise ValueError(f"{name!r} has no object header of version 1")
+            raise ValueError(f"{name!r} is no object, or one of a newer kind than Keras writes")
         blocks, messages = [(address + 16, length)], {}
         for offset, size in blocks:
             block, position = self.part(offset, size), 0
@@ -364,3 +364,20 @@ class _Reader:
             raise ValueError(f"is not in the file: {num_bytes} bytes at {address}")
         start = self.start + (address if num_bytes else 0)
         return StoredArray(name, shape, dtype, self.path, start, num_bytes)
+
+
+def write(file, arrays):
+    """Writes arrays as Keras does: one dataset each, in the groups that their keys name.
+
+    Args:
+        file: binary file, open for reading and writing.
+        arrays: key -> float32, float16 or bfloat16 array.
+    """
+    import h5py  # Keras brings it; only writing needs it.
+
+    # Without times: the same arrays give the same bytes at any time.
+    with h5py.File(file, "w", track_order=False) as target:
+        for key, array in arrays.items():
+            dataset = target.create_dataset(key, data=array, track_times=False)
+            if array.dtype == ml_dtypes.bfloat16:
+                dataset.attrs["dtype"] = "bfloat16"

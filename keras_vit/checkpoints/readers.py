@@ -38,6 +38,8 @@ DTYPES = {
     ">f8": np.dtype(">f8"),
     "|V2": np.dtype(ml_dtypes.bfloat16),
     "<V2": np.dtype(ml_dtypes.bfloat16),
+    # Counters of an optimizer beside the parameters: they may be there, and are never read.
+    **{name: np.dtype(name) for name in ("|u1", "<i4", "<u4", "<i8", "<u8")},
 }
 
 
@@ -162,6 +164,8 @@ def read_arrays(path, headers):
 
 
 def _read_array(path, header):
+    if header.dtype.kind in "iu":
+        raise ValueError(f"has dtype {header.dtype.str!r}; only floating-point numbers are read")
     raw = aligned_bytes(header.member.size - header.header_bytes)
     with archives.opened(path, header.member) as fill:
         fill(bytearray(header.header_bytes))

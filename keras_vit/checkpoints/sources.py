@@ -15,8 +15,9 @@ def locate(source, sha256=None):
 
     Args:
         source: path of a file or folder, an `https://` or `gs://` address, a name of
-            `list_checkpoints()`, or `augreg/` and a bare model name such as `augreg/R26_S_32` for
-            the file that the official loader takes.
+            `list_checkpoints()`, or one that AugReg's index resolves: `augreg/R26_S_32` for the
+            file that the official loader takes, `augreg/R26_S_32--cifar100-res_224` for its best
+            fine-tuning, which a full pre-trained name may stand in front of as well.
         sha256: hexadecimal digest that the file must have; None takes the catalogue's, if any.
 
     Returns:
@@ -29,7 +30,9 @@ def locate(source, sha256=None):
     """
     name = str(source)
     if "://" in name:
-        return download.fetch(name, sha256=sha256), None
+        checkpoint = catalog.by_address(name)
+        known = checkpoint.sha256 if checkpoint is not None else None
+        return download.fetch(name, sha256=sha256 or known), checkpoint
     path = pathlib.Path(source)
     if path.exists() or path.suffix in FILE_ENDINGS:
         if sha256 is not None:
@@ -58,10 +61,10 @@ def check_digest(path, sha256):
 
 
 def _checkpoint(name):
-    folder, _, model = name.partition("/")
-    if folder == "augreg" and model in augreg.ARCHITECTURES:
-        name = f"augreg/{augreg.best_upstream(augreg.augreg_index(), model)}"
+    folder, _, choice = name.partition("/")
     try:
+        if folder == "augreg" and augreg.is_choice(choice):
+            name = f"augreg/{augreg.augreg_index().resolve(choice)}"
         return catalog.get_checkpoint(name)
     except ValueError as error:
         raise CheckpointError(name, f"there is no such file; {error}") from error

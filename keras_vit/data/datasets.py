@@ -271,7 +271,7 @@ def _resolve_tfds(name, data_dir, download):
     )
 
 
-def resolve(dataset, data_dir=None, *, download=False):
+def resolve(dataset, data_dir=None, *, download=False, refuse=None):
     """Finds a data set by its name or its folder.
 
     Names are those of the table (`keras_vit.list_datasets`), whose splits are the official `train`,
@@ -289,6 +289,7 @@ def resolve(dataset, data_dir=None, *, download=False):
             `~/tensorflow_datasets`.
         download: whether a TFDS data set that is not there may be downloaded or, where it cannot,
             prepared from the files that its user put where the error says.
+        refuse: what `folders.read_folder` does about what breaks its rules; None raises.
 
     Returns:
         A `DatasetInfo`.
@@ -309,7 +310,7 @@ def resolve(dataset, data_dir=None, *, download=False):
         is_path = not listing.find_dataset(dataset) and base not in _known_builders(base)
     if not is_path:
         return _resolve_tfds(dataset, data_dir, download)
-    class_names, splits = folders.read_folder(path)
+    class_names, splits = folders.read_folder(path, **({"refuse": refuse} if refuse else {}))
     return DatasetInfo(
         name=dataset,
         class_names=class_names,

@@ -15,6 +15,7 @@ Legend: `B` batch, `h w` pixels of the model's input.
 """
 
 import dataclasses
+import functools
 
 import numpy as np
 import tensorflow as tf
@@ -51,21 +52,20 @@ class _Indexed:
     def __len__(self):
         return self.labels.shape[0]
 
-    def image(self, position):
-        """Scalar int64 -> uint8 (H, W, 3)."""
+    def image(self, position, find_window=None):
+        """Scalar int64 -> uint8 (H, W, 3), or the part of it in the window."""
         record = tf.gather(self.records, position)
-        if self.kind == "pixels":
-            return record
         if self.kind == "path":
-            return decode.decode_image(tf.io.read_file(record), name=record)
-        return decode.decode_image(record, name=_example_name(self.name, self.indices[position]))
+            encoded = tf.io.read_file(record)
+            return decode.decode_image(encoded, name=record, find_window=find_window)
+        return _decoded(record, self.name, tf.gather(self.indices, position), find_window)
 
 
-def _decoded(image, name, index):
-    """What a source streams, encoded or pixels -> uint8 (H, W, 3)."""
+def _decoded(image, name, index, find_window=None):
+    """What a source streams, encoded or pixels -> uint8 (H, W, 3), or the part in the window."""
     if image.dtype == tf.uint8:
-        return image
-    return decode.decode_image(image, name=_example_name(name, index))
+        return image if find_window is None else preprocess.cut(image, find_window(image.shape[:2]))
+    return decode.decode_image(image, name=_example_name(name, index), find_window=find_window)
 
 
 def _example_name(name, index):
@@ -161,7 +161,8 @@ def _indexed_examples(examples, seed, start):
 
     Returns:
         `(dataset, read)`: a data set without end, and the function from its elements to
-        (uint8 image, int32 label, seed of the augmentation).
+        (a function from how to find the window to the uint8 image, int32 label, seed of the
+        augmentation).
     """
     num_examples = len(examples)
 
@@ -171,7 +172,8 @@ def _indexed_examples(examples, seed, start):
             place, tf.stack([tf.constant(seed, tf.int64), epoch]), num_examples - 1
         )
         example_seed = _example_seed(seed, epoch, tf.gather(examples.indices, shuffled))
-        return examples.image(shuffled), tf.gather(examples.labels, shuffled), example_seed
+        image = functools.partial(examples.image, shuffled)
+        return image, tf.gather(examples.labels, shuffled), example_seed
 
     return tf.data.Dataset.range(start, np.iinfo(np.int64).max), read
 
@@ -194,7 +196,7 @@ def _streamed_examples(info, split, seed, start):
             [tf.debugging.Assert(known, [tf.strings.join([name, ": label out of range"]), label])]
         ):
             label = tf.cast(label, tf.int32)
-        image = _decoded(encoded, f"{info.name} {split}", index)
+        image = functools.partial(_decoded, encoded, f"{info.name} {split}", index)
         return image, label, _example_seed(seed, epoch, index)
 
     epochs = tf.data.Dataset.range(start // num_examples, np.iinfo(np.int64).max)
@@ -276,7 +278,16 @@ def training_dataset(
 
     def prepare(*position):
         image, label, example_seed = read(*position)
-        return preprocess.training_image(image, preprocessing, example_seed, augmentation), label
+
+        def find_window(size):
+            return preprocess.training_window(size, example_seed, augmentation)
+
+        # Where there is a crop, the rest of the image is not decoded.
+        image = image(find_window if augmentation.area_range else None)
+        image = preprocess.training_image_from_window(
+            image, preprocessing, example_seed, augmentation
+        )
+        return image, label
 
     dataset = dataset.map(prepare, num_parallel_calls=tf.data.AUTOTUNE)
     dataset = dataset.batch(batch_size, drop_remainder=True)

@@ -5,6 +5,8 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
+
 from keras_vit.data import folders
 
 
@@ -30,6 +32,7 @@ class TfdsSource:
             -1; None takes the feature as it is.
         pixels: a function from the decoded image, uint8 (H, W, C), to uint8 (H, W, 3), where the
             encoded image is not yet the picture; None leaves images encoded.
+        excluded: a split -> the places of the examples that are left out of it.
     """
 
     builder: Any
@@ -39,6 +42,7 @@ class TfdsSource:
     label_fields: tuple[str, ...] = ()
     label: Callable | None = None
     pixels: Callable | None = None
+    excluded: Mapping[str, tuple[int, ...]] = dataclasses.field(default_factory=dict)
 
     def tfds_split(self, split):
         """The TFDS slice that a split is.
@@ -63,9 +67,24 @@ class TfdsSource:
 
     def num_examples(self, split):
         """The number of examples of a split."""
+        return self._num_written(split) - len(self.excluded.get(split, ()))
+
+    def _num_written(self, split):
         if not self.builder.info.splits:  # TFDS's mock data tells nothing
             return int(self._as_dataset(split, {self.label_key: True}).cardinality())
         return self.builder.info.splits[self.tfds_split(split)].num_examples
+
+    def _without_excluded(self, stream, split):
+        import tensorflow as tf
+
+        if not self.excluded.get(split):
+            return stream
+        is_kept = np.ones(self._num_written(split), bool)
+        is_kept[list(self.excluded[split])] = False
+        is_kept = tf.constant(is_kept)
+        stream = stream.enumerate().filter(lambda index, example: is_kept[index])
+        stream = stream.map(lambda index, example: example)
+        return stream.apply(tf.data.experimental.assert_cardinality(self.num_examples(split)))
 
     def num_bytes(self, split):
         """What a split takes in bytes, as it is streamed; of slices an estimate from above."""
@@ -126,7 +145,8 @@ class TfdsSource:
 
         stream = self._as_dataset(split, {self.image_key: True, **self._label_features()})
         # A file that was cut on the border of a record would end early without a word.
-        stream = stream.apply(tf.data.experimental.assert_cardinality(self.num_examples(split)))
+        stream = stream.apply(tf.data.experimental.assert_cardinality(self._num_written(split)))
+        stream = self._without_excluded(stream, split)
         decode = self.builder.info.features[self.image_key].decode_example
 
         def read(example):
@@ -139,9 +159,7 @@ class TfdsSource:
 
     def labels(self, split):
         """The labels of a split without its images: int64 (n,) or (n, K), a NumPy array."""
-        import numpy as np
-
-        stream = self._as_dataset(split, self._label_features())
+        stream = self._without_excluded(self._as_dataset(split, self._label_features()), split)
         stream = stream.map(lambda example: example[self.label_key])
         if self.label is not None:
             stream = stream.map(self.label)

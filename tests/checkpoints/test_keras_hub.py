@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import keras_vit
-from keras_vit.checkpoints import h5
+from keras_vit.checkpoints import hdf5
 from keras_vit.checkpoints.containers import BACKBONE_FILE, TASK_FILE, open_container
 from keras_vit.checkpoints.errors import CheckpointError
 
@@ -134,7 +134,7 @@ def test_every_missing_extra_or_ill_shaped_array_is_named(tmp_path):
             changed = dict(arrays)
             change(changed)
             with open(path, "w+b") as file:
-                h5.write(file, changed)
+                hdf5.write(file, changed)
             with pytest.raises(CheckpointError) as caught:
                 keras_vit.from_pretrained(path)
             words = (key, "architecture", "known format", "positions", "as those of no")

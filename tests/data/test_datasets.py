@@ -113,7 +113,7 @@ def test_stream_yields_encoded_images_and_labels_of_our_splits(upstream):
 
 
 def test_stream_of_a_split_that_is_cut_raises(upstream, monkeypatch):
-    monkeypatch.setattr(datasets.TfdsSource, "num_examples", lambda self, split: 184)
+    monkeypatch.setattr(datasets.TfdsSource, "_num_written", lambda self, split: 184)
     with pytest.raises(tf.errors.FailedPreconditionError, match="184 elements but contained only"):
         list(upstream.source.stream("test"))
 

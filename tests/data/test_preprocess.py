@@ -1,6 +1,7 @@
 import dataclasses
 
 import numpy as np
+import PIL.Image
 import pytest
 import tensorflow as tf
 
@@ -98,6 +99,23 @@ def test_scale_pixels_official_range_is_the_official_formula():
     np.testing.assert_array_equal(preprocess.scale_pixels(pixels, (-1.0, 1.0)), expected)
     unit = preprocess.scale_pixels(pixels, (0.0, 1.0))
     np.testing.assert_allclose(unit, pixels / 255, atol=1e-7)
+
+
+def test_evaluation_image_mean_and_deviation_are_those_of_each_channel():
+    mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+    rule = Rule(image_size=(11, 17), value_range=(0.0, 1.0), mean=mean, std=std)
+    image = _both(lambda image: preprocess.evaluation_image(image, rule), IMAGE)
+    np.testing.assert_allclose(image, (IMAGE / 255 - mean) / std, atol=1e-5)
+
+
+@pytest.mark.parametrize(("name", "filter_"), [("bilinear", 2), ("bicubic", 3)])
+def test_evaluation_image_antialiasing_is_pillows_but_for_its_rounding(name, filter_):
+    photo = RNG.integers(0, 256, (61, 47, 3), dtype=np.uint8)
+    rule = Rule(image_size=(14, 11), value_range=(0, 255), interpolation=name, antialias=True)
+    image = _both(lambda image: preprocess.evaluation_image(image, rule), photo)
+    expected = np.asarray(PIL.Image.fromarray(photo).resize((11, 14), filter_), "float32")
+    # Pillow rounds to integers after each of the two directions.
+    np.testing.assert_allclose(image, expected, atol=1.0)
 
 
 def test_evaluation_image_squash_resizes_the_whole_image():
