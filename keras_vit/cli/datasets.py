@@ -42,13 +42,15 @@ def run(flag_values, arguments):
 
 
 def _row(dataset):
+    from keras_vit.data.table import SPLITS
+
     # A split whose size nobody has published is there, with none.
     sizes = {split: dataset.sizes.get(split) for split in dataset.splits}
     return {
         "name": dataset.name,
         "tfds": dataset.tfds,
         "classes": dataset.num_classes,
-        **{split: sizes.get(split, 0) for split in ("train", "validation", "trainval", "test")},
+        **{split: sizes.get(split, 0) for split in SPLITS},
         "evaluation": dataset.evaluation,
         "source": dataset.source,
     }

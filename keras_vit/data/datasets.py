@@ -164,7 +164,7 @@ def _tfds_builder(name, data_dir, known):
     """The TFDS builder of a name, of the version that it asks for or else of the nearest one."""
     import tensorflow_datasets as tfds
 
-    base = name.split("/")[0].split(":")[0]
+    base = _base(name)
     try:
         return tfds.builder(name, data_dir=data_dir)
     except AssertionError as error:
@@ -191,12 +191,25 @@ def _tfds_builder(name, data_dir, known):
         ) from error
 
 
+def _base(name):
+    return name.split("/")[0].split(":")[0]
+
+
+def _known_builders(base):
+    """The names of TFDS's builders and, if `base` is one, of ours."""
+    import tensorflow_datasets as tfds
+
+    for module in listing.builder_modules(base):
+        importlib.import_module(module)  # registers it
+    return tfds.list_builders(with_community_datasets=False)
+
+
 def _prepared_builder(name, data_dir, download, asked_for=None):
     import tensorflow_datasets as tfds
 
-    known = tfds.list_builders(with_community_datasets=False)
+    base = _base(name)
+    known = _known_builders(base)
     data_dir = os.path.expanduser(data_dir or tfds.core.constants.DATA_DIR)
-    base = name.split("/")[0].split(":")[0]
     if base not in known and not pathlib.Path(data_dir, base).is_dir():
         raise _unknown_name(name, known, data_dir)
     builder = _tfds_builder(name, data_dir, known)
@@ -209,8 +222,6 @@ def _prepared_builder(name, data_dir, download, asked_for=None):
 
 def _resolve_row(row, name, data_dir, download):
     """A data set of the table; `name` may ask for a version of its own."""
-    if row.builder:
-        importlib.import_module(row.builder)  # registers it
     version = name.partition(":")[2]
     tfds_name = f"{row.tfds.split(':')[0]}:{version}" if version else row.tfds
     builder = _prepared_builder(tfds_name, data_dir, download, name)
@@ -231,9 +242,15 @@ def _resolve_row(row, name, data_dir, download):
         label=row.label,
         pixels=row.pixels,
     )
+    class_names = row.class_names or source.tfds_class_names()
+    if row.num_classes not in (None, len(class_names)):
+        raise ValueError(
+            f"{row.name!r} must have {row.num_classes} classes. Received: {len(class_names)} in "
+            f"{builder.data_path}; prepare it again."
+        )
     return DatasetInfo(
         name=name,
-        class_names=row.class_names or source.tfds_class_names(),
+        class_names=class_names,
         split_sizes={split: source.num_examples(split) for split in source.splits},
         source=source,
         evaluation=row.evaluation,
@@ -255,18 +272,23 @@ def _resolve_tfds(name, data_dir, download):
 
 
 def resolve(dataset, data_dir=None, *, download=False, refuse=None):
-    """Finds a data set by its TFDS name or its folder.
+    """Finds a data set by its name or its folder.
+
+    Names are those of the table (`keras_vit.list_datasets`), whose splits are the official `train`,
+    `validation`, `trainval` and `test`, and those of TFDS's other sets for classification, with
+    TFDS's splits.
 
     The embedded `digits` (configs `all`, `upstream`, `downstream`) is prepared when it is first
     asked for, without network.  A name that TFDS knows comes before a folder of the same name, for
     which write `./name`.
 
     Args:
-        dataset: a TFDS name such as "digits/upstream" or "cifar10:3.0.2", or the path of a folder
+        dataset: a name such as "vtab/dtd", "cifar10:3.0.2" or "beans", or the path of a folder
             `{train,validation,test}/<class>/<image>` of JPEG and PNG files.
         data_dir: where TFDS keeps its data sets; None means its default, `TFDS_DATA_DIR` or
             `~/tensorflow_datasets`.
-        download: whether a TFDS data set that is not there may be downloaded.
+        download: whether a TFDS data set that is not there may be downloaded or, where it cannot,
+            prepared from the files that its user put where the error says.
         refuse: what `folders.read_folder` does about what breaks its rules; None raises.
 
     Returns:
@@ -274,9 +296,9 @@ def resolve(dataset, data_dir=None, *, download=False, refuse=None):
 
     Raises:
         ValueError: for an unknown name (the message lists close ones), a data set that is not
-            prepared and may not be downloaded, one that is not for classification, or a folder in
-            another layout.
-        FileNotFoundError: for a path that does not exist.
+            prepared and may not be downloaded, one that is not for classification, files that are
+            cut or copies (see `shards.check_files`), or a folder in another layout.
+        FileNotFoundError: for a path or a file of a data set that does not exist.
     """
     dataset = os.fspath(dataset)
     path = pathlib.Path(dataset).expanduser()
@@ -284,10 +306,8 @@ def resolve(dataset, data_dir=None, *, download=False, refuse=None):
     if is_path and not path.is_dir():
         raise FileNotFoundError(f"A data set's path must be a folder. Received: {dataset}")
     if not is_path and path.is_dir():
-        import tensorflow_datasets as tfds
-
-        base = dataset.split("/")[0]
-        is_path = base != "digits" and base not in tfds.list_builders(with_community_datasets=False)
+        base = _base(dataset)
+        is_path = not listing.find_dataset(dataset) and base not in _known_builders(base)
     if not is_path:
         return _resolve_tfds(dataset, data_dir, download)
     class_names, splits = folders.read_folder(path, **({"refuse": refuse} if refuse else {}))

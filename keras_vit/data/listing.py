@@ -40,3 +40,12 @@ def get_dataset(name):
             + (f"; did you mean {close[0]!r}?" if close else "")
         )
     return _ROWS[name]
+
+
+def builder_modules(base):
+    """The modules that define the TFDS builder of that name, if it is one of ours."""
+    return {
+        row.builder
+        for row in _ROWS.values()
+        if row.builder and row.tfds.split("/")[0].split(":")[0] == base
+    }

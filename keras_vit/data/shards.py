@@ -50,6 +50,28 @@ def count_records(path):
     return num_records
 
 
+def find_damage(paths):
+    """Reads files to see which of them hold records that fail their checksums.
+
+    Args:
+        paths: of TFRecord files.
+
+    Returns:
+        A list of `(path, record)`: the first damaged record of each file that has one, from 0.
+    """
+    import tensorflow as tf
+
+    damaged = []
+    for path in paths:
+        num_records = 0
+        try:
+            for _ in tf.data.TFRecordDataset(path):
+                num_records += 1
+        except tf.errors.DataLossError:
+            damaged.append((path, num_records))
+    return damaged
+
+
 def _digest(path, size):
     """Of samples from all over a file."""
     digest = hashlib.sha256()
@@ -93,7 +115,7 @@ def check_files(builder):
         raise ValueError(
             "A data set must be stored as TFRecord files, the only ones that can be streamed. "
             f"Received: {builder.info.full_name} in {builder.data_path} as {file_format.value}; "
-            "convert it by `tfds convert_format --out_file_format=tfrecord`."
+            "prepare it again with TFDS's `file_format='tfrecord'`, its default."
         )
     for name, split in builder.info.splits.items():
         sizes = {}

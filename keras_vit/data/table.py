@@ -99,7 +99,7 @@ class Dataset:
     Args:
         name: our name.
         tfds: TFDS's name, with the version that the results of the source were obtained with.
-        num_classes: the number of classes.
+        num_classes: the number of classes; None where it depends on what is there.
         whole: the published number of examples of each TFDS split; empty where none is published.
         splits: `train` (without the official validation part), `validation` (that part), `trainval`
             (both) and `test`, those that there are -> what they are of TFDS's splits, see `slices`.
@@ -116,7 +116,7 @@ class Dataset:
 
     name: str
     tfds: str
-    num_classes: int
+    num_classes: int | None
     whole: Mapping[str, int]
     splits: Mapping[str, str]
     source: str
@@ -206,10 +206,10 @@ ROWS = (
     Dataset(
         name="imagenet21k/folders",
         tfds="imagenet21k/folders:1.*.*",
-        num_classes=19_167,
+        num_classes=None,
         whole={},
         splits={"train": "full[51200:]", "validation": "full[:51200]", "trainval": "full"},
-        source="image-net.org, winter-2021 release, its own classes in the order of their ids",
+        source="image-net.org, its own classes (19,167 in winter 2021) in the order of their ids",
         builder="keras_vit.data.imagenet21k",
     ),
     *(

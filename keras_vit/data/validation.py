@@ -17,7 +17,7 @@ import re
 import numpy as np
 import tensorflow as tf
 
-from keras_vit.data import datasets, decode
+from keras_vit.data import datasets, decode, shards
 from keras_vit.data.datasets import DatasetInfo, FolderSource
 from keras_vit.data.folders import SPLITS
 
@@ -134,6 +134,12 @@ def _records(info, split, end):
         # Behind a damaged record there is no next one.
         first_line = re.sub(r"\{\{.*?\}\}\s*", "", str(error.message)).partition("\n")[0]
         end.append(f"the records cannot be read from here on: {first_line}")
+        if isinstance(error, tf.errors.DataLossError):
+            # The error does not say in which file.
+            source = info.source
+            files = source.builder.info.splits[source.tfds_split(split)].filepaths
+            for path, record in shards.find_damage(map(os.fspath, files)):
+                end.append(f"record {record} of {path} does not have its checksum")
 
 
 def check(dataset, data_dir=None, *, download=False, splits=None, progress=None):

@@ -225,7 +225,7 @@ ROWS = (
         test="train[90%:]",
         label_key="label_x_position",
         label=dsprites_location,
-        class_names=tuple(map(str, range(16))),
+        class_names=tuple(f"place {place}" for place in range(16)),
         pixels=dsprites_pixels,
     ),
     _task(
@@ -237,7 +237,7 @@ ROWS = (
         test="train[90%:]",
         label_key="label_orientation",
         label=dsprites_orientation,
-        class_names=tuple(map(str, range(16))),
+        class_names=tuple(f"angle {angle}" for angle in range(16)),
         pixels=dsprites_pixels,
     ),
     _task(

@@ -5,9 +5,10 @@ import shutil
 
 import numpy as np
 import pytest
+import tensorflow as tf
 import tensorflow_datasets as tfds
 
-from keras_vit.data import datasets, shards
+from keras_vit.data import datasets, shards, validation
 
 NUM_EXAMPLES = 12
 NUM_SHARDS = 4
@@ -94,6 +95,19 @@ def test_check_files_finds_a_file_that_grew(files):
         _resolve(files)
 
 
+def test_find_damage_names_the_file_and_the_record(files):
+    data = bytearray(files[2].read_bytes())
+    data[-20] ^= 1  # in the last record's data: no size changes
+    files[2].write_bytes(data)
+    last = _resolve(files).source.builder.info.splits["train"].shard_lengths[2] - 1
+    assert shards.find_damage(map(str, files)) == [(str(files[2]), last)]
+    with pytest.raises(tf.errors.DataLossError, match="corrupted record"):
+        list(_resolve(files).source.stream("train"))
+    _, entries = validation.check("numbers", files[0].parents[2])
+    reasons = [entry.reason for entry in entries]
+    assert f"record {last} of {files[2]} does not have its checksum" in reasons
+
+
 def test_check_files_finds_a_missing_file(files):
     files[3].unlink()
     with pytest.raises(
@@ -124,7 +138,7 @@ def test_check_files_with_another_meaning_of_the_size_counts(files, monkeypatch)
 def test_check_files_refuses_another_format_whole_or_cut(tmp_path):
     pytest.importorskip("array_record")
     _write(tmp_path, "array_record")
-    with pytest.raises(ValueError, match="as array_record; convert it by `tfds convert_format"):
+    with pytest.raises(ValueError, match="as array_record; prepare it again .*'tfrecord'"):
         datasets.resolve("numbers", tmp_path)
     for path in (tmp_path / "numbers" / "1.0.0").glob("*.array_record*"):
         pathlib.Path(path).write_bytes(path.read_bytes()[: path.stat().st_size // 2])

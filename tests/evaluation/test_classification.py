@@ -73,6 +73,20 @@ def test_evaluate_refuses_other_classes(upstream):
         evaluate(named, upstream)
 
 
+def test_evaluate_refuses_a_folder_whose_class_was_renamed(tmp_path):
+    for name in ("ant", "bee"):
+        (tmp_path / "test" / name).mkdir(parents=True)
+        png = tf.io.encode_png(np.zeros((8, 8, 3), np.uint8)).numpy()
+        (tmp_path / "test" / name / "0.png").write_bytes(png)
+    names = pipeline.resolve(tmp_path).class_names
+    small = {"image_size": 8, "patch_size": 4, "hidden_size": 16, "num_heads": 2, "depth": 1}
+    model = keras_vit.create_model("ViT-Ti/16", num_classes=2, class_names=names, **small)
+    assert evaluate(model, tmp_path)["count"] == 2
+    (tmp_path / "test" / "ant").rename(tmp_path / "test" / "wasp")  # bee comes first now
+    with pytest.raises(ValueError, match="class 0 is 'ant' in the model and 'bee' in the data"):
+        evaluate(model, tmp_path)
+
+
 def test_evaluate_refuses_an_unknown_split(model, upstream):
     with pytest.raises(ValueError, match="`split` must be one of .* did you mean 'test'"):
         evaluate(model, upstream, "tset")
