@@ -44,10 +44,10 @@ flags.DEFINE_integer("num_bytes", 10_000, "Byte-level mutants of each container.
 flags.DEFINE_integer("num_structured", 2_000, "Structured mutants of each.", lower_bound=0)
 flags.DEFINE_list("containers", list(checkpoint_mutants.STRUCTURED), "Which containers.")
 flags.DEFINE_list("kinds", ["bytes", "structured"], "Which kinds of mutants.")
+flags.DEFINE_list("models", ["vit", "hybrid", "bit"], "Of which files.")
 flags.DEFINE_integer("seed", 0, "Of all mutants.")
 flags.DEFINE_integer("only", None, "Index of the only mutant to load, with its error shown.")
 
-MODELS = ("vit", "hybrid", "bit")
 ENDINGS = {"npz": ".npz", "safetensors": ".safetensors", "keras": ".keras", "h5": ".weights.h5"}
 # Where other values may load, because nothing in the file could tell.
 UNTOLD = {
@@ -95,7 +95,7 @@ def digest(model):
 def write_good_files(folder):
     """One good file for each container and model."""
     rng = np.random.default_rng(0)
-    for name in MODELS:
+    for name in FLAGS.models:
         model = tiny(name)
         for variable in model.weights:
             variable.assign(rng.normal(size=variable.shape))
@@ -201,7 +201,7 @@ def load_mutant(target, path, container, kind, index):
 
 def run_batch(container, kind, indices, folder, progress):
     """What a child does: (outcomes, most seconds, most bytes, [(index, problem)])."""
-    targets = [Target.of(name, container, folder) for name in MODELS]
+    targets = [Target.of(name, container, folder) for name in FLAGS.models]
     path = folder / f"mutant-{os.getpid()}{ENDINGS[container]}"
     # Once with the good file, so that what is made once does not count as a mutant's.
     for target in targets:
