@@ -3,6 +3,7 @@
     python tools/benchmark.py model      ViT-B/16 beside a plain Keras ViT of the same shape
     python tools/benchmark.py load       from_pretrained beside reading the same arrays with NumPy
     python tools/benchmark.py import     import keras_vit beside import keras
+    python tools/benchmark.py serving    an export, and its variants, beside predict_on_batch
 
 Each run prints every pair and the median ratio (ours / theirs; below 1 is faster).
 """
@@ -167,7 +168,50 @@ def benchmark_import():
     print(f"median of what keras_vit adds: {statistics.median(differences):+.2f} s")
 
 
-BENCHMARKS = {"model": benchmark_model, "load": benchmark_load, "import": benchmark_import}
+def benchmark_serving():
+    """Signatures of exports beside `predict_on_batch` of the model that they were made from."""
+    import keras
+    import tensorflow as tf
+
+    import keras_vit
+    from keras_vit.data.decode import decode_image
+    from keras_vit.data.preprocess import evaluation_image
+    from keras_vit.serving.standalone import example_images
+
+    keras.utils.set_random_seed(0)
+    model = keras_vit.create_model(FLAGS.model, image_size=FLAGS.image_size)
+    encoded = tf.constant([example_images()[0]] * FLAGS.batch_size)
+    tensors = tf.stack([evaluation_image(decode_image(e), model.preprocessing) for e in encoded])
+    images = tensors.numpy()
+    print(f"{FLAGS.model}, batch {FLAGS.batch_size}; bytes are JPEGs of 480 x 640\n")
+    for label, options in SERVING_VARIANTS.items():
+        with tempfile.TemporaryDirectory() as folder:
+            loaded = tf.saved_model.load(str(keras_vit.export(model, folder, **options)))
+            functions = loaded.signatures
+            for name, arguments in (
+                ("tensors", {"tensors": tensors}),
+                ("serving_default", {"image_bytes": encoded}),
+            ):
+                alternate(
+                    lambda f=functions[name], a=arguments: f(**a),
+                    lambda: model.predict_on_batch(images),
+                    f"{label} {name}",
+                )
+
+
+SERVING_VARIANTS = {
+    "float32": {},
+    "bfloat16": {"dtype": "bfloat16"},
+    "int8": {"quantization": "int8"},
+    "int8 bfloat16": {"quantization": "int8", "dtype": "bfloat16"},
+    "XLA": {"jit": True},
+}
+BENCHMARKS = {
+    "model": benchmark_model,
+    "load": benchmark_load,
+    "import": benchmark_import,
+    "serving": benchmark_serving,
+}
 
 
 def main(argv):

@@ -31,7 +31,13 @@ flags.DEFINE_integer("rest_port", 8501, "Port of REST.")
 flags.DEFINE_integer("grpc_port", None, "Port of gRPC; none without it.")
 
 # What a client has done wrong.
-CLIENT_ERRORS = (tf.errors.InvalidArgumentError, ValueError, TypeError, KeyError)
+CLIENT_ERRORS = (
+    tf.errors.InvalidArgumentError,
+    ValueError,
+    TypeError,
+    KeyError,
+    RecursionError,
+)
 _REQUEST_SECONDS = 20
 
 

@@ -19,8 +19,8 @@ import time
 
 import numpy as np
 
-# TensorFlow imports Keras where it can.
-sys.modules["keras"] = sys.modules["keras_vit"] = None
+if __name__ == "__main__":  # TensorFlow imports Keras where it can
+    sys.modules["keras"] = sys.modules["keras_vit"] = None
 import tensorflow as tf  # noqa: E402
 
 BATCH_SIZES = (1, 8)
