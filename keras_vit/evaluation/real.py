@@ -105,10 +105,11 @@ def with_real_labels(info, path):
             f"{info.name!r} with the splits {sorted(info.split_sizes)}"
         )
     labels = read_real_labels(path, info.num_classes)
-    if len(labels) != info.num_examples("test"):
+    num_images = info.num_examples("test") + len(source.excluded.get("test", ()))
+    if len(labels) != num_images:
         raise ValueError(
-            f"ReaL labels must be as many as the images, {info.num_examples('test')}. Received: "
-            f"{len(labels)} in {path}"
+            f"ReaL labels must be as many as the images, {num_images}. Received: {len(labels)} in "
+            f"{path}"
         )
 
     return dataclasses.replace(
