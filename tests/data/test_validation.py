@@ -56,7 +56,7 @@ def mixed_folder(tmp_path, encode):
     """60 good images in 3 classes, and 30 bad entries of as many kinds."""
     root = tmp_path / "mixed"
     rng = np.random.default_rng(0)
-    for label, name in enumerate("abc"):
+    for name in "abc":
         folder = root / "train" / name
         folder.mkdir(parents=True)
         for k in range(20):
