@@ -113,7 +113,11 @@ def _decode_through(jpeg, window, size):
     return _cut(part, tf.stack([0, left - first, height, width]))
 
 
-def _decode_jpeg(encoded, is_safe, max_pixels, find_window):
+def _uncaught(decode, encoded):
+    return decode(encoded)
+
+
+def _decode_jpeg(encoded, is_safe, max_pixels, find_window, catch):
     """Returns `(image, size)`: size is (-1, -1) for what the decoder refuses."""
 
     def decode(jpeg):
@@ -125,17 +129,17 @@ def _decode_jpeg(encoded, is_safe, max_pixels, find_window):
         safe_size = tf.cast(tf.where(fits, size, 1), tf.int32)
         return _decode_through(jpeg, find_window(safe_size), safe_size), size
 
-    return _caught(decode, tf.where(is_safe, encoded, _BLANK_JPEG))
+    return catch(decode, tf.where(is_safe, encoded, _BLANK_JPEG))
 
 
-def _decode_png(encoded, size, is_safe, find_window):
+def _decode_png(encoded, size, is_safe, find_window, catch):
     def decode(png):
         image = _decode_whole(png)
         if find_window is not None:
             image = _cut(image, find_window(tf.shape(image)[:2]))
         return image, size
 
-    return _caught(decode, tf.where(is_safe, encoded, _BLANK_JPEG))
+    return catch(decode, tf.where(is_safe, encoded, _BLANK_JPEG))
 
 
 def _explain(encoded, is_jpeg, is_png, size, num_parts, max_pixels, max_bytes, max_scans):
@@ -188,32 +192,35 @@ def _explain(encoded, is_jpeg, is_png, size, num_parts, max_pixels, max_bytes, m
     return problem
 
 
-def _try_decode(encoded, max_pixels, max_bytes, max_scans, find_window=None):
+def _decode(encoded, max_pixels, max_bytes, max_scans, find_window, catch):
+    """Returns the image, whether it is one, and what `_explain` wants to know."""
     is_jpeg, is_png = _starts_with(encoded, JPEG_MAGIC), _starts_with(encoded, PNG_MAGIC)
     is_short = tf.strings.length(encoded) <= max_bytes
 
     def jpeg():
         num_scans = _num_scans(tf.where(is_short, encoded, _BLANK_JPEG))
         is_safe = tf.reduce_all([is_jpeg, is_short, num_scans > 0, num_scans <= max_scans])
-        return *_decode_jpeg(encoded, is_safe, max_pixels, find_window), num_scans, is_safe
+        image, size = _decode_jpeg(encoded, is_safe, max_pixels, find_window, catch)
+        return image, size, num_scans, is_safe
 
     def png():
         size, num_images = _png_header(encoded)
         is_safe = tf.reduce_all(
             [is_png, is_short, tf.equal(num_images, 1), _fits(size, max_pixels)]
         )
-        image, decoded = _decode_png(encoded, size, is_safe, find_window)
+        image, decoded = _decode_png(encoded, size, is_safe, find_window, catch)
         return image, tf.where(is_safe, decoded, size), num_images, is_safe
 
     image, size, num_parts, is_safe = tf.cond(is_jpeg, jpeg, png)
-    problem = tf.cond(
-        tf.logical_and(is_safe, _fits(size, max_pixels)),
-        lambda: tf.constant(""),
-        lambda: _explain(
-            encoded, is_jpeg, is_png, size, num_parts, max_pixels, max_bytes, max_scans
-        ),
-    )
-    return tf.ensure_shape(image, (None, None, 3)), tf.ensure_shape(problem, ())
+    is_good = tf.logical_and(is_safe, _fits(size, max_pixels))
+    return tf.ensure_shape(image, (None, None, 3)), is_good, (is_jpeg, is_png, size, num_parts)
+
+
+def _try_decode(encoded, max_pixels, max_bytes, max_scans, find_window=None):
+    limits = (max_pixels, max_bytes, max_scans)
+    image, is_good, facts = _decode(encoded, *limits, find_window, _caught)
+    problem = tf.cond(is_good, lambda: tf.constant(""), lambda: _explain(encoded, *facts, *limits))
+    return image, tf.ensure_shape(problem, ())
 
 
 _try_decode_eagerly = tf.function(_try_decode, reduce_retracing=True)
@@ -275,4 +282,25 @@ def decode_image(encoded, *, name=None, **options):
             raise tf.errors.InvalidArgumentError(None, None, message.numpy().decode())
         return image
     with tf.control_dependencies([tf.debugging.Assert(good, [message])]):
+        return tf.identity(image)
+
+
+def decode_image_unnamed(encoded, *, find_window=None):
+    """As `decode_image`, in less time, but the error does not say what is wrong with which image.
+
+    For the inside of a data set whose errors are caught and told by `decode_image`.
+
+    Args:
+        encoded: scalar string tensor, any bytes.
+        find_window: as in `try_decode_image`.
+
+    Returns:
+        uint8 (H, W, 3) in [0, 255].
+
+    Raises:
+        tf.errors.OpError: where `decode_image` raises.
+    """
+    limits = (MAX_PIXELS, MAX_BYTES, MAX_SCANS)
+    image, is_good, _ = _decode(encoded, *limits, find_window, _uncaught)
+    with tf.control_dependencies([tf.debugging.Assert(is_good, ["an image is not decoded"])]):
         return tf.identity(image)

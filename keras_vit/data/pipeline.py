@@ -20,7 +20,7 @@ import functools
 import numpy as np
 import tensorflow as tf
 
-from keras_vit.data import augment, decode, preprocess
+from keras_vit.data import augment, batches, decode, preprocess
 from keras_vit.data.datasets import DatasetInfo, FolderSource, resolve
 from keras_vit.data.folders import image_files
 
@@ -52,13 +52,15 @@ class _Indexed:
     def __len__(self):
         return self.labels.shape[0]
 
-    def image(self, position, find_window=None):
+    def image(self, position, find_window=None, is_named=True):
         """Scalar int64 -> uint8 (H, W, 3), or the part of it in the window."""
         record = tf.gather(self.records, position)
-        if self.kind == "path":
-            encoded = tf.io.read_file(record)
+        if self.kind == "pixels" or is_named and self.kind == "encoded":
+            return _decoded(record, self.name, tf.gather(self.indices, position), find_window)
+        encoded = tf.io.read_file(record) if self.kind == "path" else record
+        if is_named:
             return decode.decode_image(encoded, name=record, find_window=find_window)
-        return _decoded(record, self.name, tf.gather(self.indices, position), find_window)
+        return decode.decode_image_unnamed(encoded, find_window=find_window)
 
 
 def _decoded(image, name, index, find_window=None):
@@ -156,30 +158,31 @@ def _batch_seed(seed, step):
     return tf.random.fold_in(tf.constant([seed, 1], tf.int32), step)
 
 
-def _indexed_examples(examples, seed, start):
-    """Where each example from the `start`-th on stands, and what reads it.
+def _indexed_examples(examples, seed):
+    """The function from a place in the endless order to what training wants of an example.
 
-    Returns:
-        `(dataset, read)`: a data set without end, and the function from its elements to
-        (a function from how to find the window to the uint8 image, int32 label, seed of the
-        augmentation).
+    That is a function from how to find the window to the uint8 image, the int32 label, and the seed
+    of the augmentation.
     """
     num_examples = len(examples)
 
-    def read(position):
+    def read(position, is_named):
         epoch, place = position // num_examples, position % num_examples
         shuffled = tf.random.experimental.index_shuffle(
             place, tf.stack([tf.constant(seed, tf.int64), epoch]), num_examples - 1
         )
         example_seed = _example_seed(seed, epoch, tf.gather(examples.indices, shuffled))
-        image = functools.partial(examples.image, shuffled)
+        image = functools.partial(examples.image, shuffled, is_named=is_named)
         return image, tf.gather(examples.labels, shuffled), example_seed
 
-    return tf.data.Dataset.range(start, np.iinfo(np.int64).max), read
+    return read
 
 
 def _streamed_examples(info, split, seed, start):
-    """As `_indexed_examples`, for a split that is read in order through a shuffle buffer."""
+    """A data set without end, and the function from its elements to what training wants.
+
+    For a split that is read in order through a shuffle buffer; see `_indexed_examples`.
+    """
     num_examples = info.num_examples(split)
     stream = info.source.stream(split).enumerate()
 
@@ -271,13 +274,8 @@ def training_dataset(
     augmentation = preprocess.get_augmentation(augmentation)
     examples = _load(info, split, shots, seed)
     start = start_step * batch_size
-    if examples is None:
-        dataset, read = _streamed_examples(info, split, seed, start)
-    else:
-        dataset, read = _indexed_examples(examples, seed, start)
 
-    def prepare(*position):
-        image, label, example_seed = read(*position)
+    def prepare(image, label, example_seed):
 
         def find_window(size):
             return preprocess.training_window(size, example_seed, augmentation)
@@ -289,8 +287,17 @@ def training_dataset(
         )
         return image, label
 
-    dataset = dataset.map(prepare, num_parallel_calls=tf.data.AUTOTUNE)
-    dataset = dataset.batch(batch_size, drop_remainder=True)
+    if examples is None:
+        dataset, read = _streamed_examples(info, split, seed, start)
+        dataset = dataset.map(
+            lambda *element: prepare(*read(*element)), num_parallel_calls=tf.data.AUTOTUNE
+        )
+        dataset = dataset.batch(batch_size, drop_remainder=True)
+    else:
+        read = _indexed_examples(examples, seed)
+        dataset = batches.endless_batches(
+            lambda place, is_named: prepare(*read(place, is_named)), batch_size, start
+        )
     if augmentation.mixes:
 
         def mix(step, batch):
@@ -329,21 +336,22 @@ def evaluation_dataset(info, split, preprocessing, *, batch_size):
     _check_positive(batch_size=batch_size)
     num_examples = info.num_examples(split)
     examples = _load(info, split)
-    if examples is None:
-        dataset = info.source.stream(split).enumerate()
 
-        def read(index, example):
-            image = _decoded(example[0], f"{info.name} {split}", index)
-            return image, tf.cast(example[1], tf.int32)
-    else:
-        dataset = tf.data.Dataset.range(num_examples)
-
-        def read(index):
-            return examples.image(index), tf.gather(examples.labels, index)
-
-    def prepare(*position):
-        image, label = read(*position)
+    def prepare(image, label):
         return preprocess.evaluation_image(image, preprocessing), label, tf.constant(1.0)
+
+    if examples is not None:
+
+        def read(place, is_named):
+            image = examples.image(place, is_named=is_named)
+            return prepare(image, tf.gather(examples.labels, place))
+
+        dataset = batches.finite_batches(read, batch_size, num_examples)
+        return dataset.prefetch(tf.data.AUTOTUNE).with_options(_options())
+
+    def read_element(index, example):
+        image = _decoded(example[0], f"{info.name} {split}", index)
+        return prepare(image, tf.cast(example[1], tf.int32))
 
     def pad(images, labels, mask):
         missing = batch_size - tf.shape(labels)[0]
@@ -355,6 +363,7 @@ def evaluation_dataset(info, split, preprocessing, *, batch_size):
             for part in (images, labels, mask)
         )
 
-    dataset = dataset.map(prepare, num_parallel_calls=tf.data.AUTOTUNE)
+    dataset = info.source.stream(split).enumerate()
+    dataset = dataset.map(read_element, num_parallel_calls=tf.data.AUTOTUNE)
     dataset = dataset.batch(batch_size).map(pad)
     return dataset.prefetch(tf.data.AUTOTUNE).with_options(_options())
