@@ -22,7 +22,8 @@ RULES = {
     "evaluation": (("models", "data"), ("keras", "numpy")),
     "serving": (("data", "models", "version"), ("keras", "numpy", "tensorflow", "jax")),
     "training": (
-        ("models", "zoo", "data", "evaluation", "version"),
+        # checkpoints: how files of arrays are written, and the error of those that cannot be read
+        ("models", "zoo", "data", "evaluation", "checkpoints", "version"),
         ("keras", "numpy", "tensorflow", "tqdm"),
     ),
     "cli": (("*",), ("absl", "tqdm", "numpy")),

@@ -42,6 +42,7 @@ def sweep(
     data_dir=None,
     download=False,
     overwrite=False,
+    checkpoint_steps=None,
     progress=True,
     **overrides,
 ):
@@ -62,6 +63,7 @@ def sweep(
         data_dir: where TFDS keeps its data sets.
         download: whether a TFDS data set that is not there may be downloaded.
         overwrite: whether finished runs may be replaced; without it they are kept.
+        checkpoint_steps: as in `keras_vit.finetune`.
         progress: whether to show the progress, on stderr.
         **overrides: fields of the recipe to change.
 
@@ -97,7 +99,8 @@ def sweep(
 
     def train(rate, workdir, **options):
         rated = dataclasses.replace(recipe, learning_rate=rate)
-        return finetune(source, info, workdir, recipe=rated, progress=progress, **options)
+        options |= {"checkpoint_steps": checkpoint_steps, "progress": progress}
+        return finetune(source, info, workdir, recipe=rated, **options)
 
     candidates = []
     for number, rate in enumerate(recipe.learning_rates):
