@@ -35,7 +35,8 @@ RULES = {
         ("keras", "numpy", "tensorflow", "jax", "tensorflow_serving"),
     ),
     "training": (
-        ("models", "zoo", "data", "evaluation", "version"),
+        # checkpoints: how files of arrays are written, and the error of those that cannot be read
+        ("models", "zoo", "data", "evaluation", "checkpoints", "version"),
         ("keras", "numpy", "tensorflow", "tqdm"),
     ),
     "cli": (("*",), ("absl", "tqdm", "numpy")),

@@ -48,7 +48,17 @@ def define(flag_values, recipe):
     define_data(flag_values)
     define_bad_fraction(flag_values)
     flags.DEFINE_boolean(
-        "overwrite", False, "replace a finished run in the folder", flag_values=flag_values
+        "overwrite",
+        False,
+        "replace a finished run in the folder, or one that was stopped and differs",
+        flag_values=flag_values,
+    )
+    flags.DEFINE_integer(
+        "checkpoint_steps",
+        None,
+        "save what the run needs to go on every so many steps, not only at each report",
+        lower_bound=1,
+        flag_values=flag_values,
     )
     flags.DEFINE_boolean("json", False, "print the metrics as JSON", flag_values=flag_values)
 
@@ -91,6 +101,7 @@ def arguments(flag_values):
         "download": flag_values.download,
         "max_bad_fraction": flag_values.max_bad_fraction,
         "overwrite": flag_values.overwrite,
+        "checkpoint_steps": flag_values.checkpoint_steps,
         **parse_overrides(flag_values["set"].value),
     }
 

@@ -24,7 +24,14 @@ from keras_vit.data import augment, batches, decode, preprocess
 from keras_vit.data.datasets import DatasetInfo, FolderSource, resolve
 from keras_vit.data.folders import image_files
 
-__all__ = ["DatasetInfo", "evaluation_dataset", "image_files", "resolve", "training_dataset"]
+__all__ = [
+    "DatasetInfo",
+    "evaluation_dataset",
+    "example_indices",
+    "image_files",
+    "resolve",
+    "training_dataset",
+]
 
 MAX_INDEXED_BYTES = 2**30
 MAX_PIXEL_BYTES = 2**28
@@ -51,6 +58,12 @@ class _Indexed:
 
     def __len__(self):
         return self.labels.shape[0]
+
+    def shuffled(self, position, seed):
+        """(epoch, place among the examples) of what is read `position`-th; scalars int64."""
+        epoch, place = position // len(self), position % len(self)
+        seeds = tf.stack([tf.constant(seed, tf.int64), epoch])
+        return epoch, tf.random.experimental.index_shuffle(place, seeds, len(self) - 1)
 
     def image(self, position, find_window=None, is_named=True):
         """Scalar int64 -> uint8 (H, W, 3), or the part of it in the window."""
@@ -164,13 +177,9 @@ def _indexed_examples(examples, seed):
     That is a function from how to find the window to the uint8 image, the int32 label, and the seed
     of the augmentation.
     """
-    num_examples = len(examples)
 
     def read(position, is_named):
-        epoch, place = position // num_examples, position % num_examples
-        shuffled = tf.random.experimental.index_shuffle(
-            place, tf.stack([tf.constant(seed, tf.int64), epoch]), num_examples - 1
-        )
+        epoch, shuffled = examples.shuffled(position, seed)
         example_seed = _example_seed(seed, epoch, tf.gather(examples.indices, shuffled))
         image = functools.partial(examples.image, shuffled, is_named=is_named)
         return image, tf.gather(examples.labels, shuffled), example_seed
@@ -312,6 +321,28 @@ def training_dataset(
 
         dataset = dataset.enumerate(start_step).map(mix, num_parallel_calls=tf.data.AUTOTUNE)
     return dataset.prefetch(tf.data.AUTOTUNE).with_options(_options())
+
+
+def example_indices(info, split, *, batch_size, seed, step, shots=None):
+    """Which examples `training_dataset` has in the batch of a step.
+
+    Args:
+        info, split, batch_size, seed, shots: as in `training_dataset`.
+        step: counted from 0.
+
+    Returns:
+        A list of batch_size integers, the places of the examples in their split.
+    """
+    examples = _load(info, split, shots, seed)
+    start = step * batch_size
+    if examples is None:
+        stream, _ = _streamed_examples(info, split, seed, start)
+        return [int(index) for _, index, *_ in stream.take(batch_size)]
+    places = [
+        examples.shuffled(tf.constant(position, tf.int64), seed)[1]
+        for position in range(start, start + batch_size)
+    ]
+    return tf.gather(examples.indices, tf.stack(places)).numpy().tolist()
 
 
 def evaluation_dataset(info, split, preprocessing, *, batch_size):

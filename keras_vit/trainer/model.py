@@ -1,16 +1,21 @@
 """A model whose training step splits a batch into micro-batches, on TensorFlow and JAX.
 
-Everything else is Keras's own `fit`.  The step differs from Keras's in two things:
+Everything else is Keras's own `fit`.  The step differs from Keras's in three things:
 
 - With `compile(..., accumulation_steps=k)` the gradient of a batch is the mean of those of its k
   parts, of which only one is in memory at a time, as in the official code (vit_jax
   `utils.accumulate_gradient`).  A step stays one update: schedules, callbacks and logs do not
   notice.  (`gradient_accumulation_steps` of Keras's optimizers counts each part as a step.)
+- A loss that is not finite makes a gradient that is not finite, so that an optimizer that refuses
+  such gradients (those of `keras_vit.training.optimizers`) refuses the step; the mean of the losses
+  in the logs leaves it out.
 - Where the optimizer measures the norm of the gradient (those of `keras_vit.training.optimizers`),
   it is in the logs as `gradient_norm`.
 """
 
 import keras
+
+from keras_vit.trainer.finite import FiniteMean, with_gradient_to_match
 
 
 def _backend_step():
@@ -57,7 +62,11 @@ class TrainableModel(keras.Model):
                 f"Received: {accumulation_steps} on {keras.backend.backend()}"
             )
         super().compile(*args, **kwargs)
+        self._loss_tracker = FiniteMean(name="loss")
         self.accumulation_steps = accumulation_steps
+
+    def compute_loss(self, *args, **kwargs):
+        return with_gradient_to_match(super().compute_loss(*args, **kwargs))
 
     def get_compile_config(self):
         config = super().get_compile_config()

@@ -19,15 +19,16 @@ class StopAfter(keras.callbacks.Callback):
 
     Args:
         total_steps: number of steps, counted from the beginning of the training.
+        start_step: those of them that were done before, by another process.
     """
 
-    def __init__(self, total_steps):
+    def __init__(self, total_steps, start_step=0):
         super().__init__()
         self.total_steps = total_steps
-        self.step = 0
+        self.start_step = self.step = start_step
 
     def on_train_begin(self, logs=None):
-        self.step = 0
+        self.step = self.start_step
 
     def on_train_batch_end(self, batch, logs=None):
         self.step += 1
@@ -36,24 +37,47 @@ class StopAfter(keras.callbacks.Callback):
 
 
 class RequireFiniteLoss(keras.callbacks.Callback):
-    """Raises `TrainingError` at the first step whose loss is not finite, and names the step."""
+    """Raises `TrainingError` when the steps go on having a loss or a gradient that is not finite.
 
-    def __init__(self):
+    The models and optimizers of this package do not apply such a step, so that a few of them do no
+    harm.
+
+    Args:
+        limit: number of such steps in a row that ends the training.
+        start_step: number of steps that were done before, by another process.
+        describe_examples: from a step, counted from 0, to text that says which examples it had.
+    """
+
+    def __init__(self, limit=3, start_step=0, describe_examples=None):
         super().__init__()
-        self.step = 0
+        self.limit = limit
+        self.start_step = self.step = start_step
+        self.describe_examples = describe_examples
+        self.num_bad = 0
 
     def on_train_begin(self, logs=None):
-        self.step = 0
+        self.step = self.start_step
+        self.num_bad = 0
 
     def on_train_batch_end(self, batch, logs=None):
         self.step += 1
-        # A mean over the epoch so far: not finite from the first such step on.
-        loss = float((logs or {}).get("loss", 0.0))
-        if not math.isfinite(loss):
-            raise TrainingError(
-                f"the loss is not finite at step {self.step}: {loss}; nothing was written. "
-                "Lower `learning_rate`, lengthen `warmup_steps`, or set `global_clipnorm`"
-            )
+        values = {name: float((logs or {}).get(name, 0.0)) for name in ("loss", "gradient_norm")}
+        bad = [f"{name} {value}" for name, value in values.items() if not math.isfinite(value)]
+        if not bad:
+            self.num_bad = 0
+            return
+        self.num_bad += 1
+        examples = ""
+        if self.describe_examples is not None:
+            examples = f", with {self.describe_examples(self.step - 1)}"
+        if self.num_bad < self.limit:
+            logging.warning("step %d is not finite: %s%s", self.step, " and ".join(bad), examples)
+            return
+        raise TrainingError(
+            f"the training is not finite at step {self.step}: {' and '.join(bad)}{examples}; it is "
+            f"the last of {self.num_bad} such steps in a row, of which nothing was written. Lower "
+            "`learning_rate`, lengthen `warmup_steps`, set `global_clipnorm`, or mend the examples"
+        )
 
 
 class Validation(keras.callbacks.Callback):
@@ -93,21 +117,24 @@ class Progress(keras.callbacks.Callback):
     Args:
         total_steps: number of steps of the training.
         title: what is being done.
+        start_step: number of steps that were done before, by another process.
     """
 
-    def __init__(self, total_steps, title):
+    def __init__(self, total_steps, title, start_step=0):
         super().__init__()
         self.total_steps = total_steps
         self.title = title
-        self.step = 0
+        self.start_step = self.step = start_step
         self._bar = None
 
     def on_train_begin(self, logs=None):
-        self.step = 0
+        self.step = self.start_step
         if sys.stderr.isatty():
             import tqdm
 
-            self._bar = tqdm.tqdm(total=self.total_steps, desc=self.title, unit="step")
+            self._bar = tqdm.tqdm(
+                total=self.total_steps, initial=self.step, desc=self.title, unit="step"
+            )
 
     def on_train_batch_end(self, batch, logs=None):
         self.step += 1

@@ -21,6 +21,7 @@ def fit(
     shots=None,
     title="training",
     progress=True,
+    resume=None,
 ):
     """Compiles a model by a recipe and trains it with `model.fit`; it is not compiled afterwards.
 
@@ -34,6 +35,7 @@ def fit(
         shots: images of each class, or None for all.
         title: of the progress bar.
         progress: whether to show it.
+        resume: an `ExactResume`, from whose state it goes on and which saves it.
 
     Returns:
         A list with one dict for each `recipe.report_steps` updates: `step`, `learning_rate`, `loss`
@@ -41,27 +43,39 @@ def fit(
         and `val_accuracy` where there is a validation split.
 
     Raises:
-        TrainingError: if the loss is not finite.
+        TrainingError: if the loss or the gradient is not finite, three steps in a row.
     """
+    start_step, start_epoch = (0, 0) if resume is None else (resume.step, resume.epoch)
+    order = {"batch_size": recipe.batch_size, "seed": recipe.seed, "shots": shots}
     training = pipeline.training_dataset(
         info,
         train_split,
         model.preprocessing,
-        batch_size=recipe.batch_size,
-        seed=recipe.seed,
         augmentation=recipe.augmentation,
-        shots=shots,
+        start_step=start_step,
+        **order,
     )
+
+    def describe_examples(step):
+        indices = pipeline.example_indices(info, train_split, step=step, **order)
+        return f"the examples {', '.join(map(str, indices))} of {info.name} {train_split}"
+
     model.compile(
         optimizer=make_optimizer(recipe, total_steps, model.trainable_variables),
         loss=LOSSES[recipe.loss](label_smoothing=recipe.label_smoothing),
         metrics=[accuracy_of(training)],
         accumulation_steps=recipe.accumulation_steps,
     )
-    callbacks = [RequireFiniteLoss(), StopAfter(total_steps)]
+    if resume is not None:
+        resume.restore(model, training)
+    callbacks = [
+        RequireFiniteLoss(start_step=start_step, describe_examples=describe_examples),
+        StopAfter(total_steps, start_step),
+    ]
     if validation_split is not None:
         callbacks.append(Validation(info, validation_split, recipe.batch_size))
-    bar = Progress(total_steps, title)
+    bar = Progress(total_steps, title, start_step)
+    callbacks += [bar] * progress + [resume] * (resume is not None)
     num_reports = -(-total_steps // recipe.report_steps)
     try:
         with warnings.catch_warnings():
@@ -70,21 +84,26 @@ def fit(
             history = model.fit(
                 training,
                 epochs=num_reports,
+                initial_epoch=start_epoch,
                 steps_per_epoch=recipe.report_steps,
-                callbacks=[*callbacks, bar] if progress else callbacks,
+                callbacks=callbacks,
                 verbose=0,
             ).history
     finally:
         bar.close()
     # What is trained is saved without the optimizer, like what `from_pretrained` returns.
     model.optimizer, model.compiled = None, False
+    if resume is None:
+        reports = [{name: history[name][i] for name in history} for i in range(num_reports)]
+    else:
+        reports = resume.history
     schedule = make_schedule(recipe, total_steps)
     rows = []
-    for i in range(num_reports):
+    for i, report in enumerate(reports):
         step = min((i + 1) * recipe.report_steps, total_steps)
         # The rate of the last update, whose step is counted from 0.
         row = {"step": step, "learning_rate": float(schedule(step - 1))}
-        rows.append(row | {name: float(values[i]) for name, values in history.items()})
+        rows.append(row | {name: float(value) for name, value in report.items()})
     return rows
 
 

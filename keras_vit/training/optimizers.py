@@ -8,6 +8,8 @@ They differ from Keras's own where that changes the numbers:
 - Adam's epsilon is added to the corrected second moment's root, as in optax.
 - The first moment may be kept in bfloat16, in half the memory.
 - The norm of the whole gradient, before clipping, is kept in the variable `gradient_norm`.
+- A gradient whose norm is not finite is refused: of that step only `iterations` and `gradient_norm`
+  change.
 """
 
 import contextlib
@@ -37,6 +39,12 @@ class _Optimizer(keras.optimizers.Optimizer):
         super().build(variables)
         self.gradient_norm = self.add_variable((), dtype="float32", name="gradient_norm")
         self.momentums = [self._first_moment(variable) for variable in variables]
+        # Keras's begin at 0 and are set by the first update, which may be refused.
+        for variable, average in zip(variables, self._averages(), strict=False):
+            average.assign(ops.copy(variable))
+
+    def _averages(self):
+        return self._model_variables_moving_average if self.use_ema else ()
 
     def _first_moment(self, variable):
         return self.add_variable(
@@ -46,7 +54,40 @@ class _Optimizer(keras.optimizers.Optimizer):
             name=f"{variable.path.replace('/', '_')}_momentum",
         )
 
+    def _backend_apply_gradients(self, grads, trainable_variables):
+        apply = super()._backend_apply_gradients
+        if self.gradient_accumulation_steps:
+            apply(grads, trainable_variables)
+            return
+        grads = self._measured_and_clipped(grads)
+        if keras.backend.backend() == "jax":  # `stateless_apply` refuses
+            apply(grads, trainable_variables)
+            return
+        ops.cond(
+            ops.isfinite(self.gradient_norm),
+            lambda: apply(grads, trainable_variables),
+            lambda: None,
+        )
+
+    def stateless_apply(self, optimizer_variables, grads, trainable_variables):
+        before = (trainable_variables, optimizer_variables)
+        after = super().stateless_apply(optimizer_variables, grads, trainable_variables)
+        places = {id(variable): i for i, variable in enumerate(self.variables)}
+        always = {places[id(self.iterations)], places[id(self.gradient_norm)]}
+        is_finite = ops.isfinite(after[1][places[id(self.gradient_norm)]])
+        trainable = [
+            ops.where(is_finite, new, old) for new, old in zip(after[0], before[0], strict=True)
+        ]
+        others = [
+            new if i in always else ops.where(is_finite, new, old)
+            for i, (new, old) in enumerate(zip(after[1], before[1], strict=True))
+        ]
+        return trainable, others
+
     def _clip_gradients(self, grads):
+        return self._measured_and_clipped(grads) if self.gradient_accumulation_steps else grads
+
+    def _measured_and_clipped(self, grads):
         squares = [ops.sum(ops.square(ops.cast(g, "float32"))) for g in grads if g is not None]
         norm = ops.sqrt(sum(squares))
         self.assign(self.gradient_norm, norm)

@@ -5,7 +5,6 @@ import dataclasses
 import json
 import os
 import pathlib
-import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -20,6 +19,7 @@ from keras_vit.training import folder
 from keras_vit.training.callbacks import TrainingError
 from keras_vit.training.fit import fit
 from keras_vit.training.recipes import ARCHITECTURE_FIELDS
+from keras_vit.training.resume import ExactResume
 from keras_vit.training.task import TEST, TRAIN, VALIDATION, resolve_task
 
 __all__ = ["RunResult", "TrainingError", "finetune", "pretrain"]
@@ -56,6 +56,7 @@ def pretrain(
     download=False,
     max_bad_fraction=None,
     overwrite=False,
+    checkpoint_steps=None,
     progress=True,
     **overrides,
 ):
@@ -63,6 +64,9 @@ def pretrain(
 
     The folder holds `model.keras`, `checkpoint.npz` (the official layout), `metrics.json`,
     `history.csv` and `recipe.json`.  Keras's global seed is set to the recipe's.
+
+    A run that was stopped goes on where it was when the same call is given again, and ends with the
+    same bits (`keras_vit.training.resume.ExactResume`).
 
     Args:
         dataset: a name or a folder, as `keras_vit.data.pipeline.resolve` takes it, or a
@@ -79,7 +83,10 @@ def pretrain(
         max_bad_fraction: the largest share of a split's images that may be bad; they are found by
             decoding all before the training, listed in `skipped.jsonl` and left out.  None checks
             nothing before: the first bad image stops the run.
-        overwrite: whether a finished run in `workdir` may be replaced.
+        overwrite: whether a finished run in `workdir` may be replaced, or one that was stopped and
+            differs in anything.
+        checkpoint_steps: steps between two states that the run can go on from; there is one at each
+            report anyway.
         progress: whether to show the progress, on stderr.
         **overrides: fields of the recipe to change.
 
@@ -90,8 +97,10 @@ def pretrain(
         ValueError: for an unknown data set, recipe or field, a value out of range, an empty data
             set or a model whose classes are not those of the data set.
         BadDataError: for more bad images than `max_bad_fraction` allows.
-        FileExistsError: if `workdir` holds a finished run and `overwrite` is False.
-        TrainingError: if the loss or a weight is not finite; nothing is written.
+        FileExistsError: if `workdir` holds a finished run, or one that was stopped and differs, and
+            `overwrite` is False.
+        BlockingIOError: if another process is training in `workdir`.
+        TrainingError: if the loss, the gradient or a weight is not finite; nothing is written.
         OSError: if `workdir` cannot be written.
     """
     if isinstance(model, str):
@@ -128,7 +137,8 @@ def pretrain(
             **_architecture(recipe),
         )
 
-    return _run("pretrain", data, workdir, recipe, make_model, overwrite, progress)
+    options = {"checkpoint_steps": checkpoint_steps, "progress": progress}
+    return _run("pretrain", data, workdir, recipe, make_model, overwrite, **options)
 
 
 def finetune(
@@ -144,6 +154,7 @@ def finetune(
     download=False,
     max_bad_fraction=None,
     overwrite=False,
+    checkpoint_steps=None,
     progress=True,
     **overrides,
 ):
@@ -167,7 +178,10 @@ def finetune(
         max_bad_fraction: the largest share of a split's images that may be bad; they are found by
             decoding all before the training, listed in `skipped.jsonl` and left out.  None checks
             nothing before: the first bad image stops the run.
-        overwrite: whether a finished run in `workdir` may be replaced.
+        overwrite: whether a finished run in `workdir` may be replaced, or one that was stopped and
+            differs in anything.
+        checkpoint_steps: steps between two states that the run can go on from; there is one at each
+            report anyway.
         progress: whether to show the progress, on stderr.
         **overrides: fields of the recipe to change.
 
@@ -179,8 +193,10 @@ def finetune(
         ValueError: for an unknown data set, recipe or field, a value out of range, or an empty data
             set.
         BadDataError: for more bad images than `max_bad_fraction` allows.
-        FileExistsError: if `workdir` holds a finished run and `overwrite` is False.
-        TrainingError: if the loss or a weight is not finite; nothing is written.
+        FileExistsError: if `workdir` holds a finished run, or one that was stopped and differs, and
+            `overwrite` is False.
+        BlockingIOError: if another process is training in `workdir`.
+        TrainingError: if the loss, the gradient or a weight is not finite; nothing is written.
         OSError: if `workdir` cannot be written.
     """
     if image_size is not None:
@@ -221,7 +237,8 @@ def finetune(
         recipe,
         make_model,
         overwrite,
-        progress,
+        checkpoint_steps=checkpoint_steps,
+        progress=progress,
         source=os.fspath(source),
     )
 
@@ -256,7 +273,9 @@ def _checked_model(model, info, recipe):
     return model
 
 
-def _run(kind, data, workdir, recipe, make_model, overwrite, progress, **origin):
+def _run(
+    kind, data, workdir, recipe, make_model, overwrite, *, checkpoint_steps, progress, **origin
+):
     """Everything that pre-training and fine-tuning share."""
     info = data.info
     num_examples = data.num_examples()
@@ -265,7 +284,26 @@ def _run(kind, data, workdir, recipe, make_model, overwrite, progress, **origin)
         keras.utils.set_random_seed(recipe.seed)
         model = make_model()
         model.preprocessing = _preprocessing(recipe, model.preprocessing)
-        start = time.perf_counter()
+        facts = {
+            "run": kind,
+            "dataset": info.name,
+            "train_split": data.train,
+            "shots": data.shots,
+            **origin,
+        }
+        resume = ExactResume(
+            pathlib.Path(workdir, folder.STATE),
+            save_steps=checkpoint_steps,
+            total_steps=total_steps,
+            config={
+                **facts,
+                "num_train_examples": num_examples,
+                "recipe": dataclasses.asdict(recipe),
+                "model": model.get_config(),
+                "backend": keras.backend.backend(),
+            },
+            overwrite=overwrite,
+        )
         rows = fit(
             model,
             info,
@@ -276,8 +314,9 @@ def _run(kind, data, workdir, recipe, make_model, overwrite, progress, **origin)
             shots=data.shots,
             title=kind,
             progress=progress,
+            resume=resume,
         )
-        seconds = time.perf_counter() - start
+        seconds = resume.seconds
         _check_finite(model)
         evaluations = {}
         if data.validation is not None:
@@ -287,11 +326,7 @@ def _run(kind, data, workdir, recipe, make_model, overwrite, progress, **origin)
         if data.test is not None:
             evaluations[TEST] = evaluate(model, info, data.test, recipe.batch_size)
         metrics = {
-            "run": kind,
-            "dataset": info.name,
-            "train_split": data.train,
-            "shots": data.shots,
-            **origin,
+            **facts,
             TRAIN: {name: rows[-1][name] for name in ("loss", "accuracy")},
             **evaluations,
             "num_train_examples": num_examples,

@@ -44,6 +44,7 @@ def sweep(
     download=False,
     max_bad_fraction=None,
     overwrite=False,
+    checkpoint_steps=None,
     progress=True,
     **overrides,
 ):
@@ -66,6 +67,7 @@ def sweep(
         max_bad_fraction: as in `keras_vit.finetune`; `workdir/skipped.jsonl` lists what is left
             out.
         overwrite: whether finished runs may be replaced; without it they are kept.
+        checkpoint_steps: as in `keras_vit.finetune`.
         progress: whether to show the progress, on stderr.
         **overrides: fields of the recipe to change.
 
@@ -106,7 +108,8 @@ def sweep(
 
     def train(rate, workdir, **options):
         rated = dataclasses.replace(recipe, learning_rate=rate)
-        return finetune(source, info, workdir, recipe=rated, progress=progress, **options)
+        options |= {"checkpoint_steps": checkpoint_steps, "progress": progress}
+        return finetune(source, info, workdir, recipe=rated, **options)
 
     candidates = []
     for number, rate in enumerate(recipe.learning_rates):

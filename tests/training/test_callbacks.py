@@ -22,12 +22,16 @@ def test_stop_after_ends_at_the_step(total_steps):
     assert fit([StopAfter(total_steps)]) == total_steps
 
 
-def test_require_finite_loss_names_the_step():
+def test_require_finite_loss_names_the_third_such_step_in_a_row_and_its_examples():
     targets = np.zeros((10, 1), "float32")
     targets[6] = np.inf
-    with pytest.raises(TrainingError, match="loss is not finite at step 7: .*learning_rate"):
-        fit([RequireFiniteLoss()], targets)
+    # Keras's own loss of the logs is a mean: not finite from the seventh step of an epoch on.
+    with pytest.raises(
+        TrainingError, match="finite at step 9: loss (inf|nan), with the image 8; .*last of 3"
+    ):
+        fit([RequireFiniteLoss(describe_examples=lambda step: f"the image {step}")], targets)
     assert fit([RequireFiniteLoss()]) == 20
+    assert fit([RequireFiniteLoss(limit=5)], targets) == 20
 
 
 def test_progress_without_terminal_logs_a_line_an_epoch(capsys, caplog):

@@ -145,7 +145,9 @@ def test_finetune_at_a_higher_resolution_interpolates_the_positions(
 
 
 def test_pretrain_with_a_loss_that_is_not_finite_writes_nothing(upstream, tmp_path):
-    with pytest.raises(TrainingError, match="not finite .*nothing was written"):
+    with pytest.raises(
+        TrainingError, match="not finite at step 4: gradient_norm inf, with .*nothing was written"
+    ):
         pretrain(
             upstream,
             tmp_path / "run",
