@@ -35,7 +35,9 @@ class _Optimizer(keras.optimizers.Optimizer):
         if self.built:
             return
         super().build(variables)
-        self.gradient_norm = self.add_variable((), dtype="float32", name="gradient_norm")
+        self.gradient_norm = self.add_variable(
+            (), dtype="float32", aggregation="only_first_replica", name="gradient_norm"
+        )
         self.momentums = [self._first_moment(variable) for variable in variables]
 
     def _first_moment(self, variable):
@@ -47,6 +49,18 @@ class _Optimizer(keras.optimizers.Optimizer):
         )
 
     def _clip_gradients(self, grads):
+        # On several replicas, of which each has a part of the sum here, it is clipped below.
+        return grads if _num_replicas() > 1 else self._measured_and_clipped(grads)
+
+    def _all_reduce_sum_gradients(self, grads_and_vars):
+        """The whole gradient, clipped (Keras clips each replica's part before it adds them)."""
+        grads_and_vars = super()._all_reduce_sum_gradients(grads_and_vars)
+        if _num_replicas() == 1:
+            return grads_and_vars
+        grads, variables = zip(*grads_and_vars, strict=True)
+        return list(zip(self._measured_and_clipped(grads), variables, strict=True))
+
+    def _measured_and_clipped(self, grads):
         squares = [ops.sum(ops.square(ops.cast(g, "float32"))) for g in grads if g is not None]
         norm = ops.sqrt(sum(squares))
         self.assign(self.gradient_norm, norm)
@@ -58,6 +72,14 @@ class _Optimizer(keras.optimizers.Optimizer):
 
     def get_config(self):
         return {**super().get_config(), "momentum_dtype": self.momentum_dtype}
+
+
+def _num_replicas():
+    if keras.backend.backend() != "tensorflow":
+        return 1
+    import tensorflow as tf
+
+    return tf.distribute.get_strategy().num_replicas_in_sync
 
 
 def _decayed(moment, factor, dtype):
