@@ -6,6 +6,7 @@ from absl import flags
 
 from keras_vit.cli import output
 from keras_vit.training.recipes import parse_overrides
+from keras_vit.training.strategy import STRATEGIES, place
 
 
 def define(flag_values, recipe):
@@ -49,6 +50,23 @@ def define(flag_values, recipe):
     flags.DEFINE_boolean(
         "overwrite", False, "replace a finished run in the folder", flag_values=flag_values
     )
+    flags.DEFINE_enum(
+        "strategy",
+        "auto",
+        list(STRATEGIES),
+        "on which devices; auto takes the workers of TF_CONFIG, or all accelerators that are here",
+        flag_values=flag_values,
+    )
+    flags.DEFINE_string(
+        "tpu", None, "name of a Cloud TPU, for --strategy=tpu", flag_values=flag_values
+    )
+    flags.DEFINE_integer(
+        "model_shards",
+        2,
+        "on how many devices --strategy=model_parallel splits each block",
+        lower_bound=1,
+        flag_values=flag_values,
+    )
     flags.DEFINE_boolean("json", False, "print the metrics as JSON", flag_values=flag_values)
 
 
@@ -78,6 +96,15 @@ def arguments(flag_values):
         "overwrite": flag_values.overwrite,
         **parse_overrides(flag_values["set"].value),
     }
+
+
+def placement(flag_values):
+    """The `Placement` that the flags name; call it before anything else of TensorFlow.
+
+    Raises:
+        ValueError: as `keras_vit.training.strategy.place`.
+    """
+    return place(flag_values.strategy, tpu=flag_values.tpu, model_shards=flag_values.model_shards)
 
 
 def print_result(title, result, as_json):

@@ -21,6 +21,7 @@ def fit(
     shots=None,
     title="training",
     progress=True,
+    num_replicas=1,
 ):
     """Compiles a model by a recipe and trains it with `model.fit`; it is not compiled afterwards.
 
@@ -34,6 +35,8 @@ def fit(
         shots: images of each class, or None for all.
         title: of the progress bar.
         progress: whether to show it.
+        num_replicas: of the strategy in whose scope the model was made; the batch size must be a
+            multiple of it.
 
     Returns:
         A list with one dict for each `recipe.report_steps` updates: `step`, `learning_rate`, `loss`
@@ -51,6 +54,7 @@ def fit(
         seed=recipe.seed,
         augmentation=recipe.augmentation,
         shots=shots,
+        num_replicas=num_replicas,
     )
     model.compile(
         optimizer=make_optimizer(recipe, total_steps, model.trainable_variables),

@@ -22,6 +22,7 @@ from keras_vit.training.callbacks import TrainingError
 from keras_vit.training.fit import fit
 from keras_vit.training.recipe_table import RULES, get_recipe
 from keras_vit.training.recipes import ARCHITECTURE_FIELDS
+from keras_vit.training.strategy import place
 
 __all__ = ["RunResult", "TrainingError", "finetune", "pretrain"]
 
@@ -82,6 +83,7 @@ def pretrain(
     download=False,
     overwrite=False,
     progress=True,
+    strategy=None,
     **overrides,
 ):
     """Trains a model from random weights and writes the folder of the run.
@@ -103,6 +105,7 @@ def pretrain(
         download: whether a TFDS data set that is not there may be downloaded.
         overwrite: whether a finished run in `workdir` may be replaced.
         progress: whether to show the progress, on stderr.
+        strategy: on which devices, as `keras_vit.training.strategy.place` takes it.
         **overrides: fields of the recipe to change.
 
     Returns:
@@ -115,6 +118,7 @@ def pretrain(
         TrainingError: if the loss or a weight is not finite; nothing is written.
         OSError: if `workdir` cannot be written.
     """
+    placement = place(strategy)
     if isinstance(model, str):
         overrides, model = {**overrides, "model": model}, None
     data, recipe = _resolved(dataset, recipe, overrides, data_dir, download, train_split, shots)
@@ -139,7 +143,7 @@ def pretrain(
             **_architecture(recipe),
         )
 
-    return _run("pretrain", data, workdir, recipe, make_model, overwrite, progress)
+    return _run("pretrain", data, workdir, recipe, make_model, overwrite, progress, placement)
 
 
 def finetune(
@@ -155,6 +159,7 @@ def finetune(
     download=False,
     overwrite=False,
     progress=True,
+    strategy=None,
     **overrides,
 ):
     """Trains a pre-trained model on another data set and writes the folder of the run.
@@ -176,6 +181,7 @@ def finetune(
         download: whether a TFDS data set that is not there may be downloaded.
         overwrite: whether a finished run in `workdir` may be replaced.
         progress: whether to show the progress, on stderr.
+        strategy: on which devices, as `keras_vit.training.strategy.place` takes it.
         **overrides: fields of the recipe to change.
 
     Returns:
@@ -189,6 +195,7 @@ def finetune(
         TrainingError: if the loss or a weight is not finite; nothing is written.
         OSError: if `workdir` cannot be written.
     """
+    placement = place(strategy)
     if image_size is not None:
         overrides = {**overrides, "image_size": image_size}
     fixed = [field for field in ("model", *ARCHITECTURE_FIELDS) if field in overrides]
@@ -218,6 +225,7 @@ def finetune(
         make_model,
         overwrite,
         progress,
+        placement,
         source=os.fspath(source),
     )
 
@@ -281,12 +289,12 @@ def _checked_model(model, info, recipe):
     return model
 
 
-def _run(kind, data, workdir, recipe, make_model, overwrite, progress, **origin):
+def _run(kind, data, workdir, recipe, make_model, overwrite, progress, placement, **origin):
     """Everything that pre-training and fine-tuning share."""
     info = data.info
     num_examples = data.num_examples()
     total_steps = recipe.num_steps(num_examples)
-    with folder.new_run(workdir, overwrite) as temporary:
+    with placement.new_run(workdir, overwrite) as temporary, placement.scope():
         keras.utils.set_random_seed(recipe.seed)
         model = make_model()
         model.preprocessing = _preprocessing(recipe, model.preprocessing)
@@ -301,6 +309,7 @@ def _run(kind, data, workdir, recipe, make_model, overwrite, progress, **origin)
             shots=data.shots,
             title=kind,
             progress=progress,
+            num_replicas=placement.num_replicas,
         )
         seconds = time.perf_counter() - start
         _check_finite(model)
@@ -325,6 +334,8 @@ def _run(kind, data, workdir, recipe, make_model, overwrite, progress, **origin)
             "seconds": round(seconds, 3),
             "images_per_second": round(total_steps * recipe.batch_size / seconds, 1),
             "backend": keras.backend.backend(),
+            "strategy": placement.name,
+            "num_replicas": placement.num_replicas,
             "recipe": dataclasses.asdict(recipe),
         }
         _write(temporary, model, metrics, rows, recipe)
