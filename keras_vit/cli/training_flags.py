@@ -6,6 +6,7 @@ from absl import flags
 
 from keras_vit.cli import output
 from keras_vit.training.recipes import parse_overrides
+from keras_vit.training.strategy import STRATEGIES, place
 
 
 def define(flag_values, recipe):
@@ -60,6 +61,23 @@ def define(flag_values, recipe):
         lower_bound=1,
         flag_values=flag_values,
     )
+    flags.DEFINE_enum(
+        "strategy",
+        "auto",
+        list(STRATEGIES),
+        "on which devices; auto takes the workers of TF_CONFIG, or all accelerators that are here",
+        flag_values=flag_values,
+    )
+    flags.DEFINE_string(
+        "tpu", None, "name of a Cloud TPU, for --strategy=tpu", flag_values=flag_values
+    )
+    flags.DEFINE_integer(
+        "model_shards",
+        2,
+        "on how many devices --strategy=model_parallel splits each block",
+        lower_bound=1,
+        flag_values=flag_values,
+    )
     flags.DEFINE_boolean("json", False, "print the metrics as JSON", flag_values=flag_values)
 
 
@@ -104,6 +122,15 @@ def arguments(flag_values):
         "checkpoint_steps": flag_values.checkpoint_steps,
         **parse_overrides(flag_values["set"].value),
     }
+
+
+def placement(flag_values):
+    """The `Placement` that the flags name; call it before anything else of TensorFlow.
+
+    Raises:
+        ValueError: as `keras_vit.training.strategy.place`.
+    """
+    return place(flag_values.strategy, tpu=flag_values.tpu, model_shards=flag_values.model_shards)
 
 
 def print_result(title, result, as_json):

@@ -22,6 +22,7 @@ def fit(
     title="training",
     progress=True,
     resume=None,
+    num_replicas=1,
 ):
     """Compiles a model by a recipe and trains it with `model.fit`; it is not compiled afterwards.
 
@@ -36,6 +37,8 @@ def fit(
         title: of the progress bar.
         progress: whether to show it.
         resume: an `ExactResume`, from whose state it goes on and which saves it.
+        num_replicas: of the strategy in whose scope the model was made; the batch size must be a
+            multiple of it.
 
     Returns:
         A list with one dict for each `recipe.report_steps` updates: `step`, `learning_rate`, `loss`
@@ -53,6 +56,7 @@ def fit(
         model.preprocessing,
         augmentation=recipe.augmentation,
         start_step=start_step,
+        num_replicas=num_replicas,
         **order,
     )
 

@@ -5,6 +5,7 @@ import dataclasses
 import json
 import os
 import pathlib
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -20,6 +21,7 @@ from keras_vit.training.callbacks import TrainingError
 from keras_vit.training.fit import fit
 from keras_vit.training.recipes import ARCHITECTURE_FIELDS
 from keras_vit.training.resume import ExactResume
+from keras_vit.training.strategy import place
 from keras_vit.training.task import TEST, TRAIN, VALIDATION, resolve_task
 
 __all__ = ["RunResult", "TrainingError", "finetune", "pretrain"]
@@ -58,6 +60,7 @@ def pretrain(
     overwrite=False,
     checkpoint_steps=None,
     progress=True,
+    strategy=None,
     **overrides,
 ):
     """Trains a model from random weights and writes the folder of the run.
@@ -88,6 +91,7 @@ def pretrain(
         checkpoint_steps: steps between two states that the run can go on from; there is one at each
             report anyway.
         progress: whether to show the progress, on stderr.
+        strategy: on which devices, as `keras_vit.training.strategy.place` takes it.
         **overrides: fields of the recipe to change.
 
     Returns:
@@ -103,6 +107,7 @@ def pretrain(
         TrainingError: if the loss, the gradient or a weight is not finite; nothing is written.
         OSError: if `workdir` cannot be written.
     """
+    placement = place(strategy)
     if isinstance(model, str):
         overrides, model = {**overrides, "model": model}, None
     data, recipe = resolve_task(
@@ -138,7 +143,7 @@ def pretrain(
         )
 
     options = {"checkpoint_steps": checkpoint_steps, "progress": progress}
-    return _run("pretrain", data, workdir, recipe, make_model, overwrite, **options)
+    return _run("pretrain", data, workdir, recipe, make_model, placement, overwrite, **options)
 
 
 def finetune(
@@ -156,6 +161,7 @@ def finetune(
     overwrite=False,
     checkpoint_steps=None,
     progress=True,
+    strategy=None,
     **overrides,
 ):
     """Trains a pre-trained model on another data set and writes the folder of the run.
@@ -183,6 +189,7 @@ def finetune(
         checkpoint_steps: steps between two states that the run can go on from; there is one at each
             report anyway.
         progress: whether to show the progress, on stderr.
+        strategy: on which devices, as `keras_vit.training.strategy.place` takes it.
         **overrides: fields of the recipe to change.
 
     Returns:
@@ -199,6 +206,7 @@ def finetune(
         TrainingError: if the loss, the gradient or a weight is not finite; nothing is written.
         OSError: if `workdir` cannot be written.
     """
+    placement = place(strategy)
     if image_size is not None:
         overrides = {**overrides, "image_size": image_size}
     fixed = [field for field in ("model", *ARCHITECTURE_FIELDS) if field in overrides]
@@ -236,6 +244,7 @@ def finetune(
         workdir,
         recipe,
         make_model,
+        placement,
         overwrite,
         checkpoint_steps=checkpoint_steps,
         progress=progress,
@@ -274,13 +283,23 @@ def _checked_model(model, info, recipe):
 
 
 def _run(
-    kind, data, workdir, recipe, make_model, overwrite, *, checkpoint_steps, progress, **origin
+    kind,
+    data,
+    workdir,
+    recipe,
+    make_model,
+    placement,
+    overwrite,
+    *,
+    checkpoint_steps,
+    progress,
+    **origin,
 ):
     """Everything that pre-training and fine-tuning share."""
     info = data.info
     num_examples = data.num_examples()
     total_steps = recipe.num_steps(num_examples)
-    with folder.new_run(workdir, overwrite) as temporary:
+    with placement.new_run(workdir, overwrite) as temporary, placement.scope():
         keras.utils.set_random_seed(recipe.seed)
         model = make_model()
         model.preprocessing = _preprocessing(recipe, model.preprocessing)
@@ -291,19 +310,22 @@ def _run(
             "shots": data.shots,
             **origin,
         }
-        resume = ExactResume(
+        config = {
+            **facts,
+            "num_train_examples": num_examples,
+            "recipe": dataclasses.asdict(recipe),
+            "model": model.get_config(),
+            "backend": keras.backend.backend(),
+        }
+        # Several workers would have to agree on the state that they go on from.
+        resume = placement.num_workers == 1 and ExactResume(
             pathlib.Path(workdir, folder.STATE),
             save_steps=checkpoint_steps,
             total_steps=total_steps,
-            config={
-                **facts,
-                "num_train_examples": num_examples,
-                "recipe": dataclasses.asdict(recipe),
-                "model": model.get_config(),
-                "backend": keras.backend.backend(),
-            },
+            config=config,
             overwrite=overwrite,
         )
+        start = time.perf_counter()
         rows = fit(
             model,
             info,
@@ -314,9 +336,10 @@ def _run(
             shots=data.shots,
             title=kind,
             progress=progress,
-            resume=resume,
+            resume=resume or None,
+            num_replicas=placement.num_replicas,
         )
-        seconds = resume.seconds
+        seconds = resume.seconds if resume else time.perf_counter() - start
         _check_finite(model)
         evaluations = {}
         if data.validation is not None:
@@ -336,6 +359,8 @@ def _run(
             "seconds": round(seconds, 3),
             "images_per_second": round(total_steps * recipe.batch_size / seconds, 1),
             "backend": keras.backend.backend(),
+            "strategy": placement.name,
+            "num_replicas": placement.num_replicas,
             "recipe": dataclasses.asdict(recipe),
         }
         _write(temporary, model, metrics, rows, recipe)

@@ -13,6 +13,7 @@ from keras_vit.data import pipeline, validation
 from keras_vit.training import folder
 from keras_vit.training.recipe_table import RULES, get_recipe
 from keras_vit.training.run import SKIPPED, RunResult, finetune
+from keras_vit.training.strategy import place
 from keras_vit.training.task import TRAINVAL, VALIDATION
 
 CANDIDATES, TABLE = "sweep", "sweep.json"
@@ -46,6 +47,7 @@ def sweep(
     overwrite=False,
     checkpoint_steps=None,
     progress=True,
+    strategy=None,
     **overrides,
 ):
     """Fine-tunes with each rate of a recipe's grid and trains finally with the best.
@@ -69,15 +71,22 @@ def sweep(
         overwrite: whether finished runs may be replaced; without it they are kept.
         checkpoint_steps: as in `keras_vit.finetune`.
         progress: whether to show the progress, on stderr.
+        strategy: on which devices, as `keras_vit.training.strategy.place` takes it.
         **overrides: fields of the recipe to change.
 
     Returns:
         A `SweepResult`.
 
     Raises:
-        ValueError: for a recipe without a grid, or a data set without a validation split; else as
-            `finetune`.
+        ValueError: for a recipe without a grid, a data set without a validation split, or several
+            workers; else as `finetune`.
     """
+    placement = place(strategy)
+    if placement.num_workers > 1:
+        raise ValueError(
+            "a sweep must run in one process, which knows what is finished. Received: "
+            f"{placement.num_workers} workers; train with each rate by itself"
+        )
     if recipe in RULES:
         raise ValueError(f"a sweep needs a recipe with `learning_rates`. Received: {recipe}")
     recipe = get_recipe(recipe, **overrides)
@@ -108,7 +117,11 @@ def sweep(
 
     def train(rate, workdir, **options):
         rated = dataclasses.replace(recipe, learning_rate=rate)
-        options |= {"checkpoint_steps": checkpoint_steps, "progress": progress}
+        options |= {
+            "checkpoint_steps": checkpoint_steps,
+            "progress": progress,
+            "strategy": placement,
+        }
         return finetune(source, info, workdir, recipe=rated, **options)
 
     candidates = []
