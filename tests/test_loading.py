@@ -79,7 +79,7 @@ def test_every_kind_of_file_loads_bit_for_bit(name, ending, tmp_path):
 def test_a_trained_model_and_one_under_a_policy_load(tmp_path):
     model = tiny("vit", dropout=0.1, dtype="mixed_bfloat16")
     model.compile("adamw", "sparse_categorical_crossentropy", metrics=["accuracy"])
-    model.fit(np.ones((2, 16, 16, 3), "float32"), np.zeros(2), verbose=0)
+    model.optimizer.build(model.trainable_variables)  # what a trained model's file also holds
     path = save(model, tmp_path / "model.keras")
     for source in (path, save(model, tmp_path / "model.weights.h5")):
         assert bits(keras_vit.load_weights(tiny("vit", dropout=0.1), source)) == bits(model)
@@ -204,8 +204,17 @@ DAMAGES = dict(zip(ENDINGS, (damage_npz, damage_safetensors, damage_keras, damag
 
 
 @pytest.mark.filterwarnings("ignore:Duplicate name")
-@pytest.mark.parametrize("ending", ENDINGS)
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize(
+    ("name", "ending"),
+    [
+        *(("vit", ending) for ending in ENDINGS),
+        ("bit", ".weights.h5"),
+        *(
+            pytest.param(name, ending, marks=pytest.mark.slow)
+            for name, ending in itertools.product(("hybrid", "bit"), ENDINGS)
+        ),
+    ],
+)
 def test_damage_to_any_one_array_changes_no_variable(name, ending, tmp_path):
     path = save(filled(tiny(name)), tmp_path / f"good{ending}")
     model = filled(tiny(name), seed=1)
@@ -307,7 +316,7 @@ def assert_explained(stored, wanted):
 
 def test_every_official_variant_into_every_other_is_explained_by_name():
     stored = list(stored_variants())
-    assert len(stored) == 34
+    assert len(stored) == 32
     assert_explained(stored, [(name, wanted_variant(name)) for name, _ in stored])
 
 

@@ -118,6 +118,7 @@ class Target:
     good: bytes
     expected: dict
     blank: dict
+    before: str = ""
 
     @classmethod
     def of(cls, name, container, folder):
@@ -132,6 +133,7 @@ class Target:
     def reset(self):
         for variable in self.model.weights:
             variable.assign(self.blank[variable.path])
+        self.before = digest(self.model)
 
     def has_expected(self, model):
         return all(
@@ -149,12 +151,12 @@ def peak_bytes(reset=False):
     raise OSError("this system does not tell the peak of resident memory")
 
 
-def attempt(target, path, sha256, before):
+def attempt(target, path, sha256=None):
     """(outcome, exception) of one call of `load_weights`."""
     try:
         keras_vit.load_weights(target.model, path, sha256=sha256)
     except keras_vit.CheckpointError as error:
-        if digest(target.model) != before:
+        if digest(target.model) != target.before:
             return "CHANGED by a failing load", error
         return "error", error
     except Exception as error:
@@ -170,9 +172,9 @@ def load_mutant(target, path, container, kind, index):
     """Loads one mutant in all ways: (outcome, seconds, bytes, problems)."""
     data = checkpoint_mutants.mutant(FLAGS.seed, container, kind, index, target.good)
     path.write_bytes(data)
-    before, base = digest(target.model), peak_bytes(reset=True)
+    base = peak_bytes(reset=True)
     start = time.process_time()
-    outcome, error = attempt(target, path, None, before)
+    outcome, error = attempt(target, path)
     seconds, grown = time.process_time() - start, peak_bytes() - base
     problems = [outcome] if outcome[0].isupper() else []
     if outcome == "other values" and (container, kind) not in UNTOLD:
@@ -180,7 +182,7 @@ def load_mutant(target, path, container, kind, index):
     if FLAGS.only is not None and error is not None:
         traceback.print_exception(error)
     sha256 = hashlib.sha256(target.good).hexdigest()
-    checked, _ = attempt(target, path, sha256, before)
+    checked, _ = attempt(target, path, sha256)
     if checked != ("equal" if data == target.good else "error"):
         problems.append(f"{checked.upper()} in spite of the digest")
     if container != "h5" and index % BUILT_EVERY == 0:
