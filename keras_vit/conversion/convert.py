@@ -1,6 +1,7 @@
 """Checkpoints of one format from those of another, with a report and a proof."""
 
 import dataclasses
+import gc
 
 import keras
 import numpy as np
@@ -82,15 +83,20 @@ def convert(
     result = report(found, model, target, written, num_classes)
     if dry_run:
         return result
-    del found
+    models = [model]
+    del found, model
     with target.temporary_folder() as folder:
-        differences, rounding = _write_and_prove(model, target, folder, written.dtype, stage)
+        differences, rounding = _write_and_prove(models, target, folder, written.dtype, stage)
         target.publish(folder / "published")
     return dataclasses.replace(result, differences=differences, rounding=rounding)
 
 
-def _write_and_prove(model, target, folder, dtype, stage):
-    """Writes `folder / "published"`; (differences, what rounding changes or None)."""
+def _write_and_prove(models, target, folder, dtype, stage):
+    """Writes `folder / "published"`; (differences, what rounding changes or None).
+
+    Takes the one model out of the list: two at once would need twice the memory.
+    """
+    model = models.pop()
     expected, image_size = _outputs(model), model.config.image_size
     final = exact = folder / "published" / target.file_name
     stage("writing")
@@ -98,8 +104,8 @@ def _write_and_prove(model, target, folder, dtype, stage):
         exact = folder / "exact" / target.file_name
         _write(model, exact, target.format_name, "float32")
     _write(model, final, target.format_name, dtype)
-    # Two models at once would need twice the memory.
     del model
+    gc.collect()  # layers and models point at each other
     stage("loading what was written")
     differences = _proven(target, exact, expected, image_size)
     if exact == final:
