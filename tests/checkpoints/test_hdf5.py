@@ -216,3 +216,10 @@ def test_every_cut_and_flipped_byte_is_an_error_or_keeps_every_shape(path, array
             continue
         assert sum(array.size for array in found.values()) <= 17
     assert errors > NUM_MUTANTS / 10
+
+
+def test_a_message_without_contents_is_an_error(path, arrays):
+    write(path, arrays)
+    reader = hdf5._Reader(path, None, 0, 100, frozenset())
+    with pytest.raises(ValueError, match="is cut off"):
+        reader.array({1: [b""], 3: [b""], 8: [b""]}, "a")
