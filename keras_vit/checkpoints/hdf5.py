@@ -126,7 +126,7 @@ def read_file(path, *, start=0, size=None, skip=()):
     try:
         with open(path, "rb") as file:
             return _Reader(path, file, start, size, frozenset(skip)).read()
-    except (ValueError, struct.error, OSError) as error:
+    except (ValueError, IndexError, struct.error, OSError) as error:
         if isinstance(error, CheckpointError):
             raise
         raise CheckpointError(path, f"the HDF5 file is damaged or cut off: {error}") from error
@@ -345,6 +345,8 @@ class _Reader:
         if not {_DATASPACE, _DATATYPE, _LAYOUT} <= set(messages):
             raise ValueError("has no shape, type or place")
         space, datatype, layout = (messages[k][0] for k in (_DATASPACE, _DATATYPE, _LAYOUT))
+        if len(space) < 8 or len(layout) < 18:
+            raise ValueError("has a shape or a place that is cut off")
         version, rank = space[0], space[1]
         if version not in (1, 2) or rank > MAX_RANK or (version == 2 and space[3] > 1):
             raise ValueError("has a shape of another kind than Keras writes")

@@ -238,3 +238,10 @@ def test_what_is_written_is_read_and_keras_reads_the_same(dtype, tmp_path):
         value = store.get(key.split("/")[0])[key.rsplit("/", maxsplit=1)[-1]]
         assert (value.dtype, value.tobytes()) == (array.dtype, array.tobytes())
     store.close()
+
+
+def test_a_message_without_contents_is_an_error(path, arrays):
+    write(path, arrays)
+    reader = hdf5._Reader(path, None, 0, 100, frozenset())
+    with pytest.raises(ValueError, match="is cut off"):
+        reader.array({1: [b""], 3: [b""], 8: [b""]}, "a")
