@@ -230,6 +230,19 @@ def test_explain_image_problem_good_image_is_none(encode):
         assert decode.explain_image_problem(data) is None, name
 
 
+def test_decode_image_unnamed_decodes_and_refuses_what_decode_image_does(encode):
+    dataset = tf.data.Dataset.from_tensor_slices(list(_good_images(encode).values()))
+    dataset = dataset.map(lambda d: (decode.decode_image_unnamed(d), decode.decode_image(d)))
+    for unnamed, named in dataset:
+        np.testing.assert_array_equal(unnamed, named)
+    bad = _bad_images(encode)
+    dataset = tf.data.Dataset.from_tensor_slices([data for data, *_ in bad.values()])
+    images = iter(dataset.map(decode.decode_image_unnamed))
+    for _ in bad:
+        with pytest.raises(tf.errors.InvalidArgumentError):
+            next(images)
+
+
 def test_decode_image_own_limits_are_held(encode):
     png, jpeg = encode(PHOTO, "PNG"), encode(PHOTO, "JPEG", progressive=True)
     num_pixels = PHOTO.shape[0] * PHOTO.shape[1]
