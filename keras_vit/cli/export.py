@@ -83,8 +83,9 @@ def define_flags(flag_values):
     flags.DEFINE_enum(
         "dtype",
         None,
-        ["bfloat16", "float16"],
-        "what to compute in (saved_model: bfloat16), or to store weights in (litert: float16)",
+        ["float32", "bfloat16", "float16"],
+        "what to compute in (saved_model: float32, bfloat16), or to store weights in (litert: "
+        "float32, float16)",
         flag_values=flag_values,
     )
     flags.DEFINE_enum(

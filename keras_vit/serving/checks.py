@@ -144,19 +144,20 @@ def reference_outputs(model, tensors, attention=False):
 
 def _run(folder, cases):
     environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "-1", "TF_CPP_MIN_LOG_LEVEL": "3"}
-    done = subprocess.run(
-        [sys.executable, str(_PROGRAM), str(folder), str(cases)],
-        capture_output=True,
-        text=True,
-        timeout=_SECONDS,
-        env=environment,
-        check=False,
-    )
+    failed = "nothing was published: the export does not run in a process with TensorFlow alone"
     try:
+        done = subprocess.run(
+            [sys.executable, str(_PROGRAM), str(folder), str(cases)],
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=_SECONDS,
+            env=environment,
+            check=False,
+        )
         return json.loads(done.stdout.splitlines()[-1])
+    except subprocess.TimeoutExpired:
+        raise ExportError(f"{failed}, which was not done after {_SECONDS} s") from None
     except (IndexError, ValueError):
         last = (done.stderr.strip().splitlines() or ["it says nothing"])[-1]
-        raise ExportError(
-            "nothing was published: the export does not run in a process with TensorFlow alone, "
-            f"which ended with {done.returncode}: {last}"
-        ) from None
+        raise ExportError(f"{failed}, which ended with {done.returncode}: {last}") from None

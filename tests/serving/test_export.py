@@ -32,6 +32,12 @@ def fast_save(monkeypatch):
     monkeypatch.setattr(export_module, "check_saved_model", lambda *_: None)
 
 
+@pytest.fixture
+def unchecked(monkeypatch):
+    """Leaves out the check, where a test looks at something else: it takes seconds."""
+    monkeypatch.setattr(export_module, "check_saved_model", lambda *_: None)
+
+
 @pytest.mark.usefixtures("fast_save")
 def test_export_writes_the_next_version_and_nothing_else(model, tmp_path):
     (tmp_path / "7").mkdir()
@@ -44,6 +50,7 @@ def test_export_writes_the_next_version_and_nothing_else(model, tmp_path):
     assert latest_version(version) == version
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_export_twice_gives_equal_weights_and_description(model, exported, tmp_path):
     second = keras_vit.export(model, tmp_path, top_k=3)
     for name in ("assets/model.json", "variables/variables.data-00000-of-00001"):
@@ -60,6 +67,7 @@ def test_model_json_describes_the_model(model, exported):
     assert description["versions"]["tensorflow"] == tf.__version__
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_export_without_names_gives_ids_as_text(model, pngs, tmp_path, signatures):
     class_names = model.class_names
     try:
@@ -181,6 +189,7 @@ def test_export_warm_up_without_the_package_is_an_error(model, tmp_path, monkeyp
         keras_vit.export(model, tmp_path, warm_up=True)
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_warm_up_requests_are_answered(model, tmp_path):
     logs = pytest.importorskip("tensorflow_serving.apis.prediction_log_pb2")
     folder = keras_vit.export(model, tmp_path, warm_up=True, max_batch_size=4)

@@ -136,10 +136,11 @@ def test_export_hybrid_and_bit_reproduce_predict(
     make_model, overrides, pngs, tmp_path, signatures, expected_logits
 ):
     model = make_model(**overrides)
+    encoded = [*pngs, *(make() for make in PHOTOGRAPHS.values())]
     answer = signatures(keras_vit.export(model, tmp_path))["serving_default"](
-        image_bytes=tf.constant(pngs)
+        image_bytes=tf.constant(encoded)
     )
-    assert_close(answer["scores"], expected_logits(model, pngs))
+    assert_close(answer["scores"], expected_logits(model, encoded))
 
 
 @pytest.mark.parametrize(
