@@ -324,7 +324,8 @@ def _run(
                 **facts,
                 "num_train_examples": num_examples,
                 "recipe": dataclasses.asdict(recipe),
-                "model": model.get_config(),
+                # Keras counts the models of a process in their names.
+                "model": {**model.get_config(), "name": None},
                 "backend": keras.backend.backend(),
             },
             overwrite=overwrite,
