@@ -223,6 +223,8 @@ def outcome(folder):
 
 def noted(folder):
     """Each step's examples in the order in which they were trained: [[attempt, step, counts]]."""
+    if not num_noted(folder):
+        return []
     with open(folder / "steps") as file:
         return [json.loads(line) for line in file if line.endswith("]\n")]
 
@@ -255,81 +257,79 @@ def newest_state(folder):
 
 
 def trial(number, data, folder, rng):
-    """(number of kills, problems, kills before the first state, seconds)."""
-    began = time.monotonic()
+    """(number of kills, how many of them before the first state, problems)."""
     reference, killed = folder / "reference", folder / "killed"
     for path in (reference, killed):
         path.mkdir(parents=True)
-    before = time.monotonic()
-    code = wait(start(number, data, reference / "run", 0))
+    began = time.monotonic()
+    child = start(number, data, reference / "run", 0)
+    while num_noted(reference) == 0 and time.monotonic() < began + 300:
+        time.sleep(0.01)
+    start_up = time.monotonic() - began
+    code = wait(child)
     if code != 0:
-        return 0, [f"the uninterrupted run ended with {code}"], 0, 0.0
-    whole = time.monotonic() - before
-    problems, num_kills, num_early, attempt = [], 0, 0, 0
-    while True:
-        attempt += 1
+        return 0, 0, [f"the uninterrupted run ended with {code}"]
+    num_kills, num_early, problems = 0, 0, []
+    while num_kills < FLAGS.kills:
         before = num_noted(killed)
-        child = start(number, data, killed / "run", attempt)
-        if num_kills >= FLAGS.kills:
-            code = wait(child)
-            break
-        # One in four at any moment, the others after some step of this process.
-        if rng.random() < 0.25:
-            wait_for, delay = 0, rng.uniform(0.0, whole)
+        child = start(number, data, killed / "run", num_kills + 1)
+        # One in five before the first step, the others some time after some step.
+        if rng.random() < 0.2:
+            code = wait(child, rng.uniform(0.0, start_up))
         else:
-            wait_for, delay = rng.randint(1, max(STEPS // FLAGS.kills, 2)), rng.uniform(0.0, 0.2)
-        code = None
-        while code is None and num_noted(killed) < before + wait_for:
-            code = wait(child, 0.01)
-        if code is None:
-            code = wait(child, delay)
-        if code is None:
-            number_of_signal = signal.SIGKILL
-            if FLAGS.end == "stop":
-                number_of_signal = (signal.SIGTERM, signal.SIGINT)[num_kills % 2]
-            steps_before = num_noted(killed) - before
-            os.kill(child, number_of_signal)
-            num_kills += 1
-            if FLAGS.end == "kill":
-                wait(child)
-                num_early += newest_state(killed) == 0
-                continue
-            asked = time.monotonic()
-            code = wait(child, FLAGS.grace)
-            seconds = time.monotonic() - asked
-            lines = noted(killed) if num_noted(killed) else []
-            lines = [step for n, step, _ in lines if n == attempt]
-            done = lines[-1] + 1 if lines else 0
-            expected = {signal.SIGTERM: (143,), signal.SIGINT: (130,)}[number_of_signal]
-            if not steps_before and not lines:
-                expected += (-number_of_signal,)  # nothing had begun
-            saved = newest_state(killed)
-            finished = (killed / "digest").exists()
-            print(
-                f"  {number_of_signal.name} after step {done}: exit code {code} in "
-                f"{seconds:.1f} s, state of step {saved}",
-                flush=True,
-            )
+            remaining = STEPS - newest_state(killed)
+            num_steps = rng.randint(1, max(1, 2 * remaining // (FLAGS.kills - num_kills + 1)))
+            code = None
+            while code is None and num_noted(killed) < before + num_steps:
+                code = wait(child, 0.01)
             if code is None:
-                problems.append(f"{number_of_signal.name} was not followed in {FLAGS.grace:g} s")
-                os.kill(child, signal.SIGKILL)
-                wait(child)
-            elif code not in expected and code != 0 and not finished:
-                problems.append(f"{number_of_signal.name} ended with {code}")
-            if lines and code and saved < done - 1:
-                problems.append(f"the state of step {saved} is older than step {done - 1}")
-            if code == 0:
-                break
-            continue
-        break
+                code = wait(child, rng.expovariate(10.0))
+        if code is not None:
+            break
+        num_kills += 1
+        if FLAGS.end == "kill":
+            os.kill(child, signal.SIGKILL)
+            wait(child)
+        else:
+            number_of_signal = (signal.SIGTERM, signal.SIGINT)[num_kills % 2]
+            problems += check_stop(child, number_of_signal, killed, num_kills)
+        num_early += newest_state(killed) == 0
+    else:
+        code = wait(start(number, data, killed / "run", num_kills + 1))
     if code != 0:
-        return num_kills, [*problems, f"ended with {code}"], num_early, time.monotonic() - began
+        return num_kills, num_early, [*problems, f"ended with {code}"]
     if outcome(killed)[0] != outcome(reference)[0]:
         problems.append("other variables")
     if outcome(killed)[1] != outcome(reference)[1]:
         problems.append("another history.csv")
-    problems += check_examples(killed, reference)
-    return num_kills, problems, num_early, time.monotonic() - began
+    return num_kills, num_early, problems + check_examples(killed, reference)
+
+
+def check_stop(child, number_of_signal, folder, attempt):
+    """Sends a signal that asks for an orderly end, and returns what was wrong about that."""
+    asked = time.monotonic()
+    os.kill(child, number_of_signal)
+    code = wait(child, FLAGS.grace)
+    seconds = time.monotonic() - asked
+    steps = [step + 1 for n, step, _ in noted(folder) if n == attempt]
+    done, saved = (steps[-1] if steps else 0), newest_state(folder)
+    print(
+        f"  {number_of_signal.name} at step {done}: exit code {code} in {seconds:.1f} s, state of "
+        f"step {saved}",
+        flush=True,
+    )
+    if code is None:
+        os.kill(child, signal.SIGKILL)
+        wait(child)
+        return [f"{number_of_signal.name} was not followed in {FLAGS.grace:g} s"]
+    # Before the training has begun, and after it, it is what it is to any process.
+    expected = {128 + number_of_signal}
+    if not steps or (folder / "digest").exists():
+        expected |= {-number_of_signal, 0}
+    problems = [] if code in expected else [f"{number_of_signal.name} ended with {code}"]
+    if code != 0 and saved < done - 1:
+        problems.append(f"the state of step {saved} is older than that of step {done - 1}")
+    return problems
 
 
 def main(argv):
@@ -347,7 +347,9 @@ def main(argv):
         write_images(root / "data")
         for number in range(FLAGS.seed, FLAGS.seed + FLAGS.trials):
             rng = random.Random(number)
-            kills, problems, early, seconds = trial(number, root / "data", root / str(number), rng)
+            began = time.monotonic()
+            kills, early, problems = trial(number, root / "data", root / str(number), rng)
+            seconds = time.monotonic() - began
             total += kills
             failed += bool(problems)
             print(
