@@ -16,6 +16,7 @@ USAGE = 2  # what was asked for makes no sense: flags, names, values
 FAULT = 70  # ours (EX_SOFTWARE of sysexits.h)
 INTERRUPTED = 130  # 128 + SIGINT
 CLOSED_STDOUT = 141  # 128 + SIGPIPE
+TERMINATED = 143  # 128 + SIGTERM
 
 PACKAGE_FOLDER = str(pathlib.Path(__file__).resolve().parents[1]) + os.sep
 _FAILED_ASSERTION = re.compile(r"""assertion failed: \[(?:b?['"])?(.*?)['"]?\]\s*(?:\n|$)""", re.S)

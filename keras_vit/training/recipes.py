@@ -5,6 +5,7 @@ Imports nothing heavy, so that the command's help can list them.
 
 import dataclasses
 import difflib
+import math
 import types
 import typing
 
@@ -247,7 +248,7 @@ def _typed(field, value, kind):
     if value is None and optional:
         return None
     is_integer = isinstance(value, int) and not isinstance(value, bool)
-    if inner is float and (is_integer or isinstance(value, float)) and value == value:
+    if inner is float and (is_integer or isinstance(value, float)) and math.isfinite(value):
         return float(value)
     if (inner is int and is_integer) or (inner in (bool, str) and isinstance(value, inner)):
         return value

@@ -314,7 +314,8 @@ def _run(
             **facts,
             "num_train_examples": num_examples,
             "recipe": dataclasses.asdict(recipe),
-            "model": model.get_config(),
+            # Keras counts the models of a process in their names.
+            "model": {**model.get_config(), "name": None},
             "backend": keras.backend.backend(),
         }
         # Several workers would have to agree on the state that they go on from.

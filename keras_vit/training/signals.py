@@ -29,6 +29,10 @@ class SignalWatch:
         if threading.current_thread() is not threading.main_thread():
             return
         for number in SIGNALS:
+            # Left there by a `fit` that failed.
+            stale = getattr(signal.getsignal(number), "__self__", None)
+            if isinstance(stale, SignalWatch):
+                stale.remove()
             # A shell's background job ignores Ctrl-C, and goes on to do so.
             if signal.getsignal(number) != signal.SIG_IGN:
                 self._before[number] = signal.signal(number, self._handle)

@@ -13,7 +13,7 @@ try:
     with delivered_in_order():
         {body}
         time.sleep(5)
-except KeyboardInterrupt:
+except (KeyboardInterrupt, SystemExit):
     sys.exit("slow" not in sys.modules or not sys.modules["slow"].DONE)
 sys.exit(2)
 """
@@ -31,11 +31,13 @@ IN_FINALIZER = """import slow
         Finalized()"""
 
 
+@pytest.mark.parametrize("signal", ["SIGINT", "SIGTERM"])
 @pytest.mark.parametrize(("body", "slow"), [(IN_IMPORT, SLOW), (IN_FINALIZER, "")])
-def test_interrupt_waits_for_the_import_and_is_not_lost(body, slow, tmp_path):
+def test_interrupt_waits_for_the_import_and_is_not_lost(body, slow, signal, tmp_path):
     (tmp_path / "slow.py").write_text(f"{slow}DONE = True\n")
+    program = PROGRAM.format(body=body.replace("SIGINT", signal))
     done = subprocess.run(
-        [sys.executable, "-c", PROGRAM.format(body=body)],
+        [sys.executable, "-c", program],
         capture_output=True,
         text=True,
         env={"PYTHONPATH": f"{tmp_path}:{':'.join(filter(None, sys.path))}"},

@@ -4,7 +4,7 @@ import pytest
 
 import keras_vit
 from keras_vit.training.losses import SoftmaxCrossentropy
-from keras_vit.training.optimizers import SGD
+from keras_vit.training.optimizers import SGD, AdamW
 
 needs_micro_batches = pytest.mark.skipif(
     keras.backend.backend() not in ("tensorflow", "jax"), reason="no micro-batches on this backend"
@@ -132,3 +132,56 @@ def test_optimizer_of_keras_trains_without_the_norm(batch):
     model = make_model()
     model.compile("adam", SoftmaxCrossentropy())
     assert set(model.fit(*batch, verbose=0).history) == {"loss"}
+
+
+def values(variables):
+    return {v.path: keras.ops.convert_to_numpy(v.value) for v in variables}
+
+
+@needs_micro_batches
+@pytest.mark.parametrize("accumulation_steps", [1, 2])
+@pytest.mark.parametrize("make", [SGD, AdamW])
+def test_steps_that_are_not_finite_are_not_applied(make, accumulation_steps, batch):
+    model = make_model(dropout=0.1)
+    optimizer = make(0.01, weight_decay=0.1, use_ema=True, ema_momentum=0.9, global_clipnorm=1.0)
+    optimizer.build(model.trainable_variables)
+    model.compile(optimizer, SoftmaxCrossentropy(), accumulation_steps=accumulation_steps)
+    images, labels = batch
+    bad = images.copy()
+    bad[7, 3, 3, 1] = np.nan
+    counted = {optimizer.iterations.path, optimizer.gradient_norm.path}
+    for pixels, is_bad in ((bad, True), (images, False), (bad, True), (images, False)):
+        trained = [*model.trainable_variables, *optimizer.variables]
+        before = values(trained)
+        logs = model.train_on_batch(pixels, labels, return_dict=True)
+        changed = {path for path, value in values(trained).items() if (value != before[path]).any()}
+        assert np.isfinite(logs["gradient_norm"]) == (not is_bad)
+        assert (changed == counted) if is_bad else (changed > counted)
+    assert int(keras.ops.convert_to_numpy(optimizer.iterations)) == 4
+    assert all(np.isfinite(np.asarray(v, np.float32)).all() for v in values(trained).values())
+
+
+@needs_micro_batches
+def test_mean_loss_leaves_out_what_is_not_finite(batch):
+    images, labels = batch
+    bad = images.copy()
+    bad[0] = np.inf
+    model = make_model()
+    model.compile(SGD(0.0), SoftmaxCrossentropy())
+    data = [np.concatenate(parts) for parts in ((images, bad, images), (labels, labels, labels))]
+    loss = model.fit(*data, batch_size=12, shuffle=False, verbose=0).history["loss"][0]
+    expected = model.fit(images, labels, batch_size=12, verbose=0).history["loss"][0]
+    assert loss == pytest.approx(expected, rel=TOLERANCE)
+    (loss,) = model.fit(bad, labels, batch_size=12, verbose=0).history["loss"]
+    assert np.isnan(loss)
+
+
+def test_averages_start_at_the_weights():
+    model = make_model()
+    optimizer = SGD(0.1, use_ema=True, ema_momentum=0.9)
+    optimizer.build(model.trainable_variables)
+    averages = optimizer._model_variables_moving_average
+    for variable, average in zip(model.trainable_variables, averages, strict=True):
+        np.testing.assert_array_equal(
+            keras.ops.convert_to_numpy(average), keras.ops.convert_to_numpy(variable)
+        )

@@ -31,7 +31,6 @@ def test_require_finite_loss_names_the_third_such_step_in_a_row_and_its_examples
     ):
         fit([RequireFiniteLoss(describe_examples=lambda step: f"the image {step}")], targets)
     assert fit([RequireFiniteLoss()]) == 20
-    assert fit([RequireFiniteLoss(limit=5)], targets) == 20
 
 
 def test_progress_without_terminal_logs_a_line_an_epoch(capsys, caplog):

@@ -13,7 +13,7 @@ import tensorflow as tf
 import keras_vit
 from keras_vit.data import pipeline
 from keras_vit.data.validation import BadDataError
-from keras_vit.training import folder
+from keras_vit.training import callbacks, folder
 from keras_vit.training.callbacks import TrainingError
 from keras_vit.training.recipes import Recipe
 from keras_vit.training.run import finetune, pretrain
@@ -156,6 +156,64 @@ def test_pretrain_with_a_loss_that_is_not_finite_writes_nothing(upstream, tmp_pa
             learning_rate=1e30,
             warmup_steps=0,
         )
+    assert not list(tmp_path.iterdir())
+
+
+class Killed(Exception):
+    """Stands for the end of the process."""
+
+
+@pytest.fixture
+def kill_at(monkeypatch):
+    """Makes the next run end at a step."""
+
+    def arrange(step):
+        original = callbacks.StopAfter.on_train_batch_end
+
+        def end(self, batch, logs=None):
+            original(self, batch, logs)
+            if self.step == step:
+                monkeypatch.setattr(callbacks.StopAfter, "on_train_batch_end", original)
+                raise Killed
+
+        monkeypatch.setattr(callbacks.StopAfter, "on_train_batch_end", end)
+
+    return arrange
+
+
+def test_pretrain_given_again_goes_on_and_ends_with_the_same_bits(
+    pretrained, upstream, tmp_path, kill_at
+):
+    kill_at(4)
+    with pytest.raises(Killed):
+        pretrain(upstream, tmp_path, recipe=TINY, checkpoint_steps=1)
+    states = {"step_00000003.npz", "step_00000002.npz"}
+    assert [path.name for path in tmp_path.iterdir()] == [folder.STATE]
+    assert {path.name for path in (tmp_path / folder.STATE).iterdir()} == states
+    result = pretrain(upstream, tmp_path, recipe=TINY)
+    assert {path.name for path in tmp_path.iterdir()} == set(folder.FILES)
+    for name in ("history.csv", "recipe.json", "checkpoint.npz"):
+        assert result.files[name].read_bytes() == pretrained.files[name].read_bytes()
+    expected = weights(pretrained.model)
+    for path, received in weights(result.model).items():
+        np.testing.assert_array_equal(received, expected[path])
+    times = {"seconds", "images_per_second"}
+    assert {k: v for k, v in result.metrics.items() if k not in times} == {
+        k: v for k, v in pretrained.metrics.items() if k not in times
+    }
+
+
+def test_pretrain_that_was_stopped_refuses_to_go_on_as_another(upstream, tmp_path, kill_at):
+    kill_at(3)
+    with pytest.raises(Killed):
+        pretrain(upstream, tmp_path, recipe=TINY)
+    before = (tmp_path / folder.STATE / "step_00000002.npz").read_bytes()
+    with pytest.raises(FileExistsError, match="`recipe.learning_rate` was 0.003 and is 0.1"):
+        pretrain(upstream, tmp_path, recipe=TINY, learning_rate=0.1)
+    assert (tmp_path / folder.STATE / "step_00000002.npz").read_bytes() == before
+    kill_at(1)
+    with pytest.raises(Killed):
+        pretrain(upstream, tmp_path, recipe=TINY, learning_rate=0.1, overwrite=True)
     assert not list(tmp_path.iterdir())
 
 
