@@ -150,13 +150,11 @@ def print_result(title, result, as_json):
         for split in ("train", "validation", "test")
         if split in metrics
     ]
-    rows.append(
-        (
-            "work",
-            f"{metrics['steps']} steps in {metrics['seconds']:.1f} s, "
-            f"{metrics['images_per_second']:.0f} images/s",
-        )
-    )
+    work = f"{metrics['steps']} steps in {metrics['seconds']:.1f} s, "
+    work += f"{metrics['images_per_second']:.0f} images/s"
+    if metrics["waiting_share"] is not None:
+        work += f", {100 * metrics['waiting_share']:.0f} % waiting for data"
+    rows.append(("work", work))
     if metrics["num_skipped"]:
         rows.append(("left out", f"{metrics['num_skipped']} bad images, see skipped.jsonl"))
     rows += [(name, path) for name, path in result.files.items()]

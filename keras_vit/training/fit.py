@@ -23,6 +23,7 @@ def fit(
     progress=True,
     resume=None,
     num_replicas=1,
+    waiting=None,
 ):
     """Compiles a model by a recipe and trains it with `model.fit`; it is not compiled afterwards.
 
@@ -39,6 +40,7 @@ def fit(
         resume: an `ExactResume`, from whose state it goes on and which saves it.
         num_replicas: of the strategy in whose scope the model was made; the batch size must be a
             multiple of it.
+        waiting: a `WaitingShare` that measures how long the steps wait for data, or None.
 
     Returns:
         A list with one dict for each `recipe.report_steps` updates: `step`, `learning_rate`, `loss`
@@ -59,6 +61,8 @@ def fit(
         num_replicas=num_replicas,
         **order,
     )
+    if waiting is not None:
+        training = waiting.watch(training)
 
     def describe_examples(step):
         indices = pipeline.example_indices(info, train_split, step=step, **order)
@@ -78,7 +82,7 @@ def fit(
     ]
     if validation_split is not None:
         callbacks.append(Validation(info, validation_split, recipe.batch_size))
-    bar = Progress(total_steps, title, start_step)
+    bar = Progress(total_steps, title, start_step, waiting)
     callbacks += [bar] * progress + [resume] * (resume is not None)
     num_reports = -(-total_steps // recipe.report_steps)
     try:

@@ -13,6 +13,7 @@ import keras
 import numpy as np
 
 from keras_vit import zoo
+from keras_vit.data.waiting import WaitingShare
 from keras_vit.evaluation.classification import check_classes, evaluate
 from keras_vit.models.classifier import ImageClassifier
 from keras_vit.models.presets import get_preset
@@ -326,6 +327,8 @@ def _run(
             config=config,
             overwrite=overwrite,
         )
+        # Where there are replicas, it is the strategy's own prefetching that waits.
+        waiting = WaitingShare() if placement.num_replicas == 1 else None
         start = time.perf_counter()
         rows = fit(
             model,
@@ -339,6 +342,7 @@ def _run(
             progress=progress,
             resume=resume or None,
             num_replicas=placement.num_replicas,
+            waiting=waiting,
         )
         seconds = resume.seconds if resume else time.perf_counter() - start
         _check_finite(model)
@@ -359,6 +363,7 @@ def _run(
             "steps": total_steps,
             "seconds": round(seconds, 3),
             "images_per_second": round(total_steps * recipe.batch_size / seconds, 1),
+            "waiting_share": waiting and round(waiting.share, 4),
             "backend": keras.backend.backend(),
             "strategy": placement.name,
             "num_replicas": placement.num_replicas,

@@ -43,9 +43,13 @@ def test_batches_name_the_first_example_that_fails_and_give_those_before(bad, ba
         batches.endless_batches(_prepare(bad), batch_size, 0),
     ):
         seen = []
-        with pytest.raises(tf.errors.InvalidArgumentError, match=f"file-{bad[0]}\\b"):
+
+        def read(dataset=dataset, seen=seen):
             for _, numbers in dataset:
                 seen += numbers.numpy().tolist()
+
+        with pytest.raises(tf.errors.InvalidArgumentError, match=f"file-{bad[0]}\\b"):
+            read()
         assert seen == [2 * k for k in range(bad[0] // batch_size * batch_size)]
 
 
