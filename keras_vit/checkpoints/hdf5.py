@@ -345,7 +345,7 @@ class _Reader:
         if not {_DATASPACE, _DATATYPE, _LAYOUT} <= set(messages):
             raise ValueError("has no shape, type or place")
         space, datatype, layout = (messages[k][0] for k in (_DATASPACE, _DATATYPE, _LAYOUT))
-        if len(space) < 8 or len(layout) < 18:
+        if len(space) < 4 or len(layout) < 2:
             raise ValueError("has a shape or a place that is cut off")
         version, rank = space[0], space[1]
         if version not in (1, 2) or rank > MAX_RANK or (version == 2 and space[3] > 1):
