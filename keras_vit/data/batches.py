@@ -4,10 +4,10 @@ An operation that fails in tf.data says which node of the graph it was, not whic
 that for each image costs a quarter of the time that decoding takes.  So examples are read without
 names, those that fail are dropped, and each batch is compared with the places that it must have:
 the first one that is missing is read again in the way that names it, which stops the data set.
-None is left out: a gap is always an error.
+None is left out: a gap is always an error.  It is for data sets that end: without an end, one in
+which every example fails would be read for ever.
 """
 
-import numpy as np
 import tensorflow as tf
 
 
@@ -30,10 +30,10 @@ def _stop(prepare, place):
         return tf.constant(True)
 
 
-def _compared(batches, start, batch_size, prepare):
+def _compared(batches, batch_size, prepare):
     def compare(number, batch):
         places, *parts = batch
-        expected = start + number * batch_size + tf.range(batch_size, dtype=tf.int64)
+        expected = number * batch_size + tf.range(batch_size, dtype=tf.int64)
         missing = _missing(expected, places)
         whole = tf.cond(missing < 0, lambda: True, lambda: _stop(prepare, missing))
         with tf.control_dependencies([whole]):
@@ -49,25 +49,18 @@ def _read(places, prepare):
     return dataset.ignore_errors()
 
 
-def endless_batches(prepare, batch_size, start):
-    """Batches of `prepare(place, is_named)` for the places `start`, `start + 1`, ...
+def finite_batches(prepare, batch_size, num_examples):
+    """Batches of `prepare(place, is_named)` for the places 0 to `num_examples` - 1, then zeros.
 
     Args:
         prepare: a function from a scalar int64 to a tuple of tensors.  With `is_named` it must
             raise the error that names the example, wherever it raises without.
         batch_size: B.
-        start: the first place.
+        num_examples: how many there are; zeros fill the last batch.
 
     Returns:
-        A `tf.data.Dataset` without end, of tuples of tensors (B, ...).
+        A `tf.data.Dataset` of known cardinality, of tuples of tensors (B, ...).
     """
-    examples = _read(tf.data.Dataset.range(start, np.iinfo(np.int64).max), prepare)
-    batches = examples.batch(batch_size, drop_remainder=True)
-    return _compared(batches, start, batch_size, prepare)
-
-
-def finite_batches(prepare, batch_size, num_examples):
-    """As `endless_batches` for the places 0 to `num_examples` - 1; zeros fill the last batch."""
     num_batches = -(-num_examples // batch_size)
     examples = _read(tf.data.Dataset.range(num_examples), prepare)
     spec = examples.element_spec[1:]
@@ -76,5 +69,5 @@ def finite_batches(prepare, batch_size, num_examples):
         lambda place: (place, *(tf.zeros(part.shape, part.dtype) for part in spec))
     )
     batches = examples.concatenate(zeros).batch(batch_size, drop_remainder=True)
-    batches = _compared(batches, 0, batch_size, prepare).take(num_batches)
+    batches = _compared(batches, batch_size, prepare).take(num_batches)
     return batches.apply(tf.data.experimental.assert_cardinality(num_batches))

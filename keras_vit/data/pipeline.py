@@ -171,27 +171,26 @@ def _batch_seed(seed, step):
     return tf.random.fold_in(tf.constant([seed, 1], tf.int32), step)
 
 
-def _indexed_examples(examples, seed):
-    """The function from a place in the endless order to what training wants of an example.
+def _indexed_examples(examples, seed, start):
+    """Where each example from the `start`-th on stands, and what reads it.
 
-    That is a function from how to find the window to the uint8 image, the int32 label, and the seed
-    of the augmentation.
+    Returns:
+        `(dataset, read)`: a data set without end, and the function from its elements to
+        (a function from how to find the window to the uint8 image, int32 label, seed of the
+        augmentation).
     """
 
-    def read(position, is_named):
+    def read(position):
         epoch, shuffled = examples.shuffled(position, seed)
         example_seed = _example_seed(seed, epoch, tf.gather(examples.indices, shuffled))
-        image = functools.partial(examples.image, shuffled, is_named=is_named)
+        image = functools.partial(examples.image, shuffled)
         return image, tf.gather(examples.labels, shuffled), example_seed
 
-    return read
+    return tf.data.Dataset.range(start, np.iinfo(np.int64).max), read
 
 
 def _streamed_examples(info, split, seed, start):
-    """A data set without end, and the function from its elements to what training wants.
-
-    For a split that is read in order through a shuffle buffer; see `_indexed_examples`.
-    """
+    """As `_indexed_examples`, for a split that is read in order through a shuffle buffer."""
     num_examples = info.num_examples(split)
     stream = info.source.stream(split).enumerate()
 
@@ -298,15 +297,12 @@ def training_dataset(
 
     if examples is None:
         dataset, read = _streamed_examples(info, split, seed, start)
-        dataset = dataset.map(
-            lambda *element: prepare(*read(*element)), num_parallel_calls=tf.data.AUTOTUNE
-        )
-        dataset = dataset.batch(batch_size, drop_remainder=True)
     else:
-        read = _indexed_examples(examples, seed)
-        dataset = batches.endless_batches(
-            lambda place, is_named: prepare(*read(place, is_named)), batch_size, start
-        )
+        dataset, read = _indexed_examples(examples, seed, start)
+    dataset = dataset.map(
+        lambda *element: prepare(*read(*element)), num_parallel_calls=tf.data.AUTOTUNE
+    )
+    dataset = dataset.batch(batch_size, drop_remainder=True)
     if augmentation.mixes:
 
         def mix(step, batch):
