@@ -56,6 +56,7 @@ def fit(
         shots=shots,
         num_replicas=num_replicas,
     )
+    model.set_remat(recipe.remat)
     model.compile(
         optimizer=make_optimizer(recipe, total_steps, model.trainable_variables),
         loss=LOSSES[recipe.loss](label_smoothing=recipe.label_smoothing),

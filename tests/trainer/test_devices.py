@@ -1,4 +1,4 @@
-"""JAX's data- and model-parallel trainings on four forced host devices, in a process of their own."""
+"""Data- and model-parallel trainings on JAX, on four forced host devices of a child process."""
 
 import os
 import pathlib
