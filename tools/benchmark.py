@@ -2,6 +2,8 @@
 
     python tools/benchmark.py model      ViT-B/16 beside a plain Keras ViT of the same shape
     python tools/benchmark.py load       from_pretrained beside reading the same arrays with NumPy
+    python tools/benchmark.py mirrored   a step on two logical CPUs beside one on one device
+    python tools/benchmark.py remat      a step with blocks computed twice beside one without
     python tools/benchmark.py import     import keras_vit beside import keras
     python tools/benchmark.py serving    an export, and its variants, beside predict_on_batch
     python tools/benchmark.py training_data    training batches of JPEGs of 500 x 375 beside the
@@ -108,6 +110,64 @@ def benchmark_model():
         lambda: ours.train_on_batch(images, labels),
         lambda: theirs.train_on_batch(images, labels),
         "training step",
+    )
+
+
+def training_steps(strategy_scope, remat=False, steps=2):
+    """A function that trains for some steps of one batch, whose data are ready."""
+    import keras
+    import tensorflow as tf
+
+    import keras_vit
+
+    with strategy_scope:
+        model = keras_vit.create_model(FLAGS.model, image_size=FLAGS.image_size, dtype=FLAGS.dtype)
+        model.set_remat(remat)
+        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        model.compile(keras.optimizers.SGD(1e-3, momentum=0.9), loss)
+    images = tf.zeros((FLAGS.batch_size, *model.config.image_size, 3))
+    batch = tf.data.Dataset.from_tensors((images, tf.zeros((FLAGS.batch_size,), tf.int32)))
+    batches = batch.repeat().prefetch(2)
+    return lambda: model.fit(batches, steps_per_epoch=steps, verbose=0, shuffle=False)
+
+
+def benchmark_mirrored():
+    """A training step of two replicas beside one of one device with the same batch."""
+    import contextlib
+
+    import tensorflow as tf
+
+    cpu = tf.config.list_physical_devices("CPU")[0]
+    tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+    strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+    print(f"{FLAGS.model}, batch of {FLAGS.batch_size}, two steps; ours is on two replicas")
+    mirrored = training_steps(strategy.scope())
+    alternate(mirrored, training_steps(contextlib.nullcontext()), "mirrored step")
+
+
+def benchmark_remat():
+    """Seconds and peak memory of two steps, each kind in a process of its own."""
+    setup = (
+        "import contextlib, sys; from absl import flags; import benchmark; "
+        f"flags.FLAGS({sys.argv!r}[:1] + {sys.argv[1:]!r}); "
+        "steps = benchmark.training_steps(contextlib.nullcontext(), remat={}); "
+        "{}"
+    )
+    ratios = []
+    for _ in range(FLAGS.rounds):
+        row = {}
+        for name, remat in (("ours", True), ("theirs", False)):
+            # The first step makes the momentum and traces; its peak is the step's own.
+            code = MEASURE.format(setup=setup.format(remat, "steps()"), work="steps()")
+            row[name] = in_new_process(code.replace("- before)", "- 0)"))
+        ratios.append((row["ours"][0] / row["theirs"][0], row["ours"][1] / row["theirs"][1]))
+        print(
+            f"remat {row['ours'][0]:6.2f} s, {row['ours'][1] / 2**20:6.0f} MiB   without "
+            f"{row['theirs'][0]:6.2f} s, {row['theirs'][1] / 2**20:6.0f} MiB"
+        )
+    time_ratio, memory_ratio = (statistics.median(column) for column in zip(*ratios, strict=True))
+    print(
+        f"{FLAGS.model}: median ratio of time {time_ratio:.2f}, of peak memory {memory_ratio:.2f}"
     )
 
 
@@ -351,6 +411,8 @@ BENCHMARKS = {
     "serving": benchmark_serving,
     "training_data": benchmark_training_data,
     "evaluation_data": benchmark_evaluation_data,
+    "mirrored": benchmark_mirrored,
+    "remat": benchmark_remat,
 }
 
 

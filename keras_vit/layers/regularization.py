@@ -4,6 +4,8 @@ Layers that use them own one seed generator, so that its state is found, saved a
 the layer.  Shapes: B batch.
 """
 
+import contextlib
+
 import keras
 from keras import ops
 
@@ -15,7 +17,20 @@ class SeedGenerator(keras.random.SeedGenerator):
     two draw the same.
     """
 
+    _given = None
+
+    @contextlib.contextmanager
+    def giving(self, seeds):
+        """Draws these seeds in the block, so that what is computed twice has the same masks."""
+        self._given = list(seeds)
+        try:
+            yield
+        finally:
+            self._given = None
+
     def next(self, ordered=True):
+        if self._given is not None:
+            return self._given.pop(0)
         seed = super().next(ordered)
         if keras.backend.backend() != "tensorflow":
             return seed

@@ -68,6 +68,7 @@ def fit(
         indices = pipeline.example_indices(info, train_split, step=step, **order)
         return f"the examples {', '.join(map(str, indices))} of {info.name} {train_split}"
 
+    model.set_remat(recipe.remat)
     model.compile(
         optimizer=make_optimizer(recipe, total_steps, model.trainable_variables),
         loss=LOSSES[recipe.loss](label_smoothing=recipe.label_smoothing),

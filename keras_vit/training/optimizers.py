@@ -49,9 +49,11 @@ class _Optimizer(keras.optimizers.Optimizer):
         return self._model_variables_moving_average if self.use_ema else ()
 
     def _first_moment(self, variable):
+        # TensorFlow cannot send bfloat16 between workers: there its values are kept in float32.
+        dtype = "float32" if _has_several_workers() else self.momentum_dtype
         return self.add_variable(
             variable.shape,
-            dtype=self.momentum_dtype,
+            dtype=dtype,
             layout=getattr(variable, "_layout", None),
             name=f"{variable.path.replace('/', '_')}_momentum",
         )
@@ -135,6 +137,13 @@ class _Optimizer(keras.optimizers.Optimizer):
             new = factor * average + (1.0 - factor) * variable
             average.assign(self._accepted(new, average))
 
+    def finalize_variable_values(self, var_list):
+        super().finalize_variable_values(var_list)
+        if self.use_ema and keras.backend.backend() == "jax":
+            # Else weights and averages are the same arrays, which JAX takes from both of them.
+            for average in self._model_variables_moving_average:
+                average.assign(ops.copy(average.value))
+
     def get_config(self):
         return {**super().get_config(), "momentum_dtype": self.momentum_dtype}
 
@@ -147,12 +156,22 @@ def _num_replicas():
     return tf.distribute.get_strategy().num_replicas_in_sync
 
 
-def _decayed(moment, factor, dtype):
+def _has_several_workers():
+    if keras.backend.backend() != "tensorflow":
+        return False
+    import tensorflow as tf
+
+    strategy = tf.distribute.get_strategy()
+    is_multiworker = isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy)
+    return is_multiworker and strategy.num_replicas_in_sync > 1
+
+
+def _decayed(moment, factor, moment_dtype, dtype):
     """factor x moment as the compiled official code computes it.
 
     The factor takes the moment's dtype (0.9 is 0.8984375 in bfloat16); the product is not rounded.
     """
-    factor = ops.cast(ops.convert_to_tensor(factor, moment.dtype), dtype)
+    factor = ops.cast(ops.convert_to_tensor(factor, moment_dtype), dtype)
     return factor * ops.cast(moment, dtype)
 
 
@@ -188,8 +207,8 @@ class SGD(_Optimizer):
         gradient = ops.cast(gradient, variable.dtype)
         learning_rate = ops.cast(learning_rate, variable.dtype)
         self._decay(variable, learning_rate)
-        new_trace = gradient + _decayed(trace, self.momentum, variable.dtype)
-        self.assign(trace, ops.cast(new_trace, trace.dtype))
+        new_trace = gradient + _decayed(trace, self.momentum, self.momentum_dtype, variable.dtype)
+        self.assign(trace, ops.cast(ops.cast(new_trace, self.momentum_dtype), trace.dtype))
         self.assign_sub(variable, learning_rate * new_trace)
 
     def get_config(self):
@@ -252,9 +271,9 @@ class AdamW(_Optimizer):
         self._decay(variable, learning_rate)
         count = ops.cast(self.iterations + 1, variable.dtype)
         new_moment = (1 - self.beta_1) * gradient
-        new_moment = new_moment + _decayed(moment, self.beta_1, variable.dtype)
+        new_moment = new_moment + _decayed(moment, self.beta_1, self.momentum_dtype, variable.dtype)
         new_velocity = (1 - self.beta_2) * ops.square(gradient) + self.beta_2 * velocity
-        self.assign(moment, ops.cast(new_moment, moment.dtype))
+        self.assign(moment, ops.cast(ops.cast(new_moment, self.momentum_dtype), moment.dtype))
         self.assign(velocity, new_velocity)
         first = new_moment / (1 - ops.power(ops.cast(self.beta_1, variable.dtype), count))
         second = new_velocity / (1 - ops.power(ops.cast(self.beta_2, variable.dtype), count))
@@ -322,7 +341,7 @@ def averaged_weights(model):
     variables = optimizer._trainable_variables
     kept = [keras.ops.copy(variable.value) for variable in variables]
     for variable, average in zip(variables, optimizer._model_variables_moving_average, strict=True):
-        variable.assign(average.value)
+        variable.assign(keras.ops.copy(average.value))
     try:
         yield
     finally:

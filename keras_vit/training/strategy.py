@@ -76,19 +76,17 @@ class Placement:
 
             from keras_vit.training.callbacks import TrainingError
 
-            gone = (
-                tf.errors.UnavailableError,
-                tf.errors.AbortedError,
-                tf.errors.DeadlineExceededError,
-                tf.errors.CancelledError,
-                tf.errors.InternalError,
-            )
             try:
                 yield
-            except gone as error:
+            except tf.errors.OpError as error:
+                gone = (tf.errors.UnavailableError, tf.errors.AbortedError)
+                reason = _collective_failure(error.message)
+                if reason is None and not isinstance(error, gone):
+                    raise
                 raise TrainingError(
                     f"worker {self.worker} of {self.num_workers} lost another worker and ends too; "
-                    f"start all of them again. TensorFlow says: {error.message.splitlines()[0]}"
+                    "start all of them again. TensorFlow says: "
+                    f"{reason or type(error).__name__}"
                 ) from error
 
     @contextlib.contextmanager
@@ -146,6 +144,12 @@ def place(strategy=None, *, tpu=None, model_shards=2):
     if strategy == "auto":
         strategy = _automatic(backend)
     return _MAKERS[strategy](tpu=tpu, model_shards=model_shards)
+
+
+def _collective_failure(message):
+    """The line of an error's message that is about the other workers, or None."""
+    lines = (line.strip() for line in message.splitlines())
+    return next((line for line in lines if line.startswith("Collective ops is aborted")), None)
 
 
 def _automatic(backend):

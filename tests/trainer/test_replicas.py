@@ -34,7 +34,7 @@ def test_two_replicas_come_to_what_one_device_comes_to(name, strategy):
     expected = replica_cases.run(name)
     with strategy.scope():
         received = replica_cases.run(name)
-    replica_cases.assert_same(received, expected)
+    replica_cases.assert_same(received, expected, name)
 
 
 # bfloat16 has 8 bits; the replicas round parts of the sums.

@@ -41,4 +41,4 @@ def test_two_workers_come_to_what_one_device_comes_to(names, tmp_path):
     for name in names:
         expected = replica_cases.run(name)
         for worker in range(2):
-            replica_cases.assert_same(read(tmp_path / f"{name}-{worker}.npz"), expected)
+            replica_cases.assert_same(read(tmp_path / f"{name}-{worker}.npz"), expected, name)
