@@ -349,7 +349,9 @@ def _change_h5(rng, file, group, place, values, places):
             group[leaf] = h5py.ExternalLink("/etc/hostname", "/a")
         case 6:
             del group[leaf]
-            group[leaf] = damaged_values(rng, values)
+            damaged = damaged_values(rng, values)
+            # HDF5 has no arrays of UTF-32.
+            group[leaf] = damaged.astype("S4") if damaged.dtype.kind == "U" else damaged
         case 7:
             del group[leaf]
             options = (
