@@ -3,6 +3,7 @@
     python tools/benchmark.py model      ViT-B/16 beside a plain Keras ViT of the same shape
     python tools/benchmark.py load       from_pretrained beside reading the same arrays with NumPy
     python tools/benchmark.py import     import keras_vit beside import keras
+    python tools/benchmark.py resume     saving a training's state beside its steps
 
 Each run prints every pair and the median ratio (ours / theirs; below 1 is faster).
 """
@@ -167,7 +168,52 @@ def benchmark_import():
     print(f"median of what keras_vit adds: {statistics.median(differences):+.2f} s")
 
 
-BENCHMARKS = {"model": benchmark_model, "load": benchmark_load, "import": benchmark_import}
+def benchmark_resume():
+    """What `ExactResume` adds to a training that saves its state every 100 steps."""
+    import keras
+
+    import keras_vit
+    from keras_vit.training.optimizers import AdamW
+    from keras_vit.training.states import State, StateFolder, capture
+
+    keras.config.set_dtype_policy(FLAGS.dtype)
+    model = keras_vit.create_model(FLAGS.model, image_size=FLAGS.image_size)
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(AdamW(1e-4, weight_decay=0.1), loss)
+    shape = (FLAGS.batch_size, *model.config.image_size, 3)
+    images = np.random.default_rng(0).uniform(-1, 1, shape).astype("float32")
+    labels = np.arange(FLAGS.batch_size) % model.config.num_classes
+    shares = []
+    with tempfile.TemporaryDirectory() as folder:
+        states = StateFolder(folder)
+        for i in range(FLAGS.rounds + 1):
+            start = time.perf_counter()
+            model.train_on_batch(images, labels)
+            step = time.perf_counter() - start
+            start = time.perf_counter()
+            state = State(step=i, facts={}, arrays=capture(model))
+            path = states.write(state)
+            save = time.perf_counter() - start
+            if i == 0:
+                continue
+            shares.append(save / (100 * step))
+            print(
+                f"step {step:7.3f} s   save {save:7.3f} s   "
+                f"every 100 steps {100 * shares[-1]:.2f} %"
+            )
+        size = path.stat().st_size / state.num_bytes()
+    print(
+        f"{FLAGS.model}, {shape}, AdamW: median {100 * statistics.median(shares):.2f} % of the "
+        f"time; {state.num_bytes() / 1e6:.0f} MB of arrays, {size:.4f} times that on disk"
+    )
+
+
+BENCHMARKS = {
+    "model": benchmark_model,
+    "load": benchmark_load,
+    "import": benchmark_import,
+    "resume": benchmark_resume,
+}
 
 
 def main(argv):
