@@ -10,6 +10,7 @@
                                                official order of work: decode whole, crop, resize
     python tools/benchmark.py evaluation_data  evaluation batches of the same beside the best of
                                                three settings of a plain tf.data pipeline
+    python tools/benchmark.py resume     saving a training's state beside its steps
 
 Each run prints every pair and the median ratio (ours / theirs; below 1 is faster).
 """
@@ -404,6 +405,46 @@ def benchmark_evaluation_data():
         compare_data(ours.repeat(), {name: plain(n) for name, n in settings.items()})
 
 
+def benchmark_resume():
+    """What `ExactResume` adds to a training that saves its state every 100 steps."""
+    import keras
+
+    import keras_vit
+    from keras_vit.training.optimizers import AdamW
+    from keras_vit.training.states import State, StateFolder, capture
+
+    keras.config.set_dtype_policy(FLAGS.dtype)
+    model = keras_vit.create_model(FLAGS.model, image_size=FLAGS.image_size)
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(AdamW(1e-4, weight_decay=0.1), loss)
+    shape = (FLAGS.batch_size, *model.config.image_size, 3)
+    images = np.random.default_rng(0).uniform(-1, 1, shape).astype("float32")
+    labels = np.arange(FLAGS.batch_size) % model.config.num_classes
+    shares = []
+    with tempfile.TemporaryDirectory() as folder:
+        states = StateFolder(folder)
+        for i in range(FLAGS.rounds + 1):
+            start = time.perf_counter()
+            model.train_on_batch(images, labels)
+            step = time.perf_counter() - start
+            start = time.perf_counter()
+            state = State(step=i, facts={}, arrays=capture(model))
+            path = states.write(state)
+            save = time.perf_counter() - start
+            if i == 0:
+                continue
+            shares.append(save / (100 * step))
+            print(
+                f"step {step:7.3f} s   save {save:7.3f} s   "
+                f"every 100 steps {100 * shares[-1]:.2f} %"
+            )
+        size = path.stat().st_size / state.num_bytes()
+    print(
+        f"{FLAGS.model}, {shape}, AdamW: median {100 * statistics.median(shares):.2f} % of the "
+        f"time; {state.num_bytes() / 1e6:.0f} MB of arrays, {size:.4f} times that on disk"
+    )
+
+
 BENCHMARKS = {
     "model": benchmark_model,
     "load": benchmark_load,
@@ -413,6 +454,7 @@ BENCHMARKS = {
     "evaluation_data": benchmark_evaluation_data,
     "mirrored": benchmark_mirrored,
     "remat": benchmark_remat,
+    "resume": benchmark_resume,
 }
 
 
