@@ -12,6 +12,7 @@ from keras_vit.data import augment
 from keras_vit.data.augmentations import AUGMENTATIONS as AUGMENTATIONS
 from keras_vit.data.augmentations import Augmentation as Augmentation
 from keras_vit.data.augmentations import get_augmentation
+from keras_vit.data.image_problems import MAX_PIXELS
 
 # What chance decides: the window, flip, shift, rotation, random crop, RandAugment.
 _NUM_SEEDS = 6
@@ -104,6 +105,32 @@ def short_side_size(size, short_side):
     return tf.cast(tf.round(size * (short_side / tf.reduce_min(size))), tf.int32)
 
 
+def resize_problem(height, width, preprocessing, max_pixels=MAX_PIXELS):
+    """Says why an image of this size must not be resized; a thin one by its short side explodes.
+
+    Args:
+        height: int64 scalar tensor, in pixels.
+        width: int64 scalar tensor, in pixels.
+        preprocessing: the model's `Preprocessing`.
+        max_pixels: the largest height x width, before and after.
+
+    Returns:
+        Scalar string tensor, empty where nothing is wrong.
+    """
+    if preprocessing.resize != "short_side":
+        return tf.constant("")
+    side = (preprocessing.resize_to or preprocessing.image_size)[0]
+    short, long = tf.minimum(height, width), tf.maximum(height, width)
+    fits = long * side * side <= max_pixels * tf.maximum(short, 1)
+    message = tf.strings.join(
+        [
+            f"an image may have at most {max_pixels} pixels once its short side is {side}, it is ",
+            *(tf.strings.as_string(height), " x ", tf.strings.as_string(width)),
+        ]
+    )
+    return tf.where(fits, "", message)
+
+
 def _checked(image):
     image = tf.convert_to_tensor(image)
     if image.dtype != tf.uint8:
@@ -121,7 +148,10 @@ def _resize_by_rule(image, preprocessing):
     if preprocessing.resize == "squash":
         size = resize_to
     elif preprocessing.resize == "short_side":
-        size = short_side_size(tf.shape(image)[:2], resize_to[0])
+        height, width = tf.unstack(tf.shape(image, tf.int64)[:2], num=2)
+        problem = resize_problem(height, width, preprocessing)
+        with tf.control_dependencies([tf.debugging.Assert(tf.equal(problem, ""), [problem])]):
+            size = short_side_size(tf.shape(image)[:2], resize_to[0])
     else:
         raise ValueError(
             f"`resize` must be 'squash' or 'short_side'. Received: {preprocessing.resize!r}"

@@ -8,8 +8,8 @@ model; `tf.ensure_shape` at the beginning of every function turns these into an 
 
 import tensorflow as tf
 
-from keras_vit.data.preprocess import evaluation_image
-from keras_vit.serving.images import resize_problem, try_prepare_image
+from keras_vit.data.preprocess import evaluation_image, resize_problem
+from keras_vit.serving.images import try_prepare_image
 
 PROBABILITIES = {"softmax": tf.nn.softmax, "sigmoid": tf.nn.sigmoid}
 

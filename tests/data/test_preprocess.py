@@ -315,3 +315,10 @@ def test_augmentation_wrong_values_raise():
         preprocess.Augmentation(max_shift=1.0)
     with pytest.raises(ValueError, match="`max_rotation` must be .* Received: 200"):
         preprocess.Augmentation(max_rotation=200)
+
+
+def test_evaluation_image_refuses_a_thin_image_that_its_short_side_would_blow_up():
+    rule = Rule(image_size=(224, 224), resize="short_side", resize_to=(256, 256))
+    thin = tf.zeros((1, 60_000, 3), tf.uint8)
+    with pytest.raises(tf.errors.InvalidArgumentError, match="side is 256, it is 1 x 60000"):
+        preprocess.evaluation_image(thin, rule)
