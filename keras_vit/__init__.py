@@ -2,7 +2,9 @@
 
 Models:       create_model, list_models, VisionTransformer, HybridVisionTransformer, BiTResNet and
               their configurations
-Checkpoints:  from_pretrained, save_pretrained, list_checkpoints, CheckpointError
+Checkpoints:  from_pretrained, save_pretrained, load_weights, convert, list_checkpoints,
+              augreg_index, CheckpointError
+Data sets:    list_datasets
 Work:         list_recipes, pretrain, finetune, sweep, evaluate, predict, export
 
 What needs TensorFlow's data pipelines or a download is imported when it is first used.
@@ -24,17 +26,21 @@ _PUBLIC = {
     "Preprocessing": "keras_vit.models",
     "VisionTransformer": "keras_vit.models",
     "VisionTransformerConfig": "keras_vit.models",
+    "augreg_index": "keras_vit.checkpoints.augreg",
+    "convert": "keras_vit.conversion.convert",
     "create_model": "keras_vit.zoo",
     "evaluate": "keras_vit.evaluation.classification",
     "export": "keras_vit.serving.export",
     "finetune": "keras_vit.training.run",
     "from_pretrained": "keras_vit.zoo",
     "list_checkpoints": "keras_vit.checkpoints.catalog",
+    "list_datasets": "keras_vit.data.listing",
     "list_models": "keras_vit.zoo",
     "list_recipes": "keras_vit.training.recipe_table",
+    "load_weights": "keras_vit.loading",
     "predict": "keras_vit.serving.predict",
     "pretrain": "keras_vit.training.run",
-    "save_pretrained": "keras_vit.zoo",
+    "save_pretrained": "keras_vit.saving",
     "sweep": "keras_vit.training.sweep",
 }
 __all__ = ["__version__", *_PUBLIC]

@@ -4,25 +4,23 @@ import concurrent.futures
 import dataclasses
 import math
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
-import keras
-import numpy as np
-
-from keras_vit.checkpoints import containers, rules, sources
+from keras_vit import memory, stored_models
+from keras_vit.checkpoints import containers, keras_files, rules, sources
+from keras_vit.checkpoints.catalog import Checkpoint
 from keras_vit.checkpoints.class_names import class_names as class_names_of
 from keras_vit.checkpoints.errors import CheckpointError
-from keras_vit.checkpoints.formats import find_format, format_for, get_format
+from keras_vit.checkpoints.formats import find_format, get_format
 from keras_vit.checkpoints.positions import resize_positions
 from keras_vit.checkpoints.tables import Architecture
 from keras_vit.layers.initializers import blank_initialization
-from keras_vit.models import BiTResNet, HybridVisionTransformer, Preprocessing, VisionTransformer
-from keras_vit.models.classifier import ImageClassifier, pair, replace_fields
+from keras_vit.models import BiTResNet, Preprocessing
+from keras_vit.models.classifier import pair, replace_fields
 from keras_vit.models.presets import get_preset, list_models
+from keras_vit.saving import FAMILIES, describe, save_pretrained
 
 __all__ = ["create_model", "from_pretrained", "list_models", "save_pretrained"]
-
-FAMILIES = {"vit": VisionTransformer, "hybrid": HybridVisionTransformer, "bit": BiTResNet}
 
 # Fields that no array tells and that need none: what `from_pretrained` lets a caller choose.
 FREE_FIELDS = (
@@ -40,6 +38,10 @@ FREE_FIELDS = (
 )
 
 POSITIONS = "posembed_input/embedding"
+# What a new head takes the place of.
+HEAD_LAYERS = ("head", "pre_logits")
+# Pixels of a model that takes images of any size, where nothing tells another.
+BIT_SIZE = BiTResNet.config_class.image_size
 
 
 def create_model(
@@ -74,6 +76,7 @@ def from_pretrained(
     num_classes=None,
     image_size=None,
     format=None,
+    sha256=None,
     class_names=None,
     name=None,
     dtype=None,
@@ -91,6 +94,8 @@ def from_pretrained(
             the number of positions changes, they are interpolated (section 3.2 of the paper).  As
             in the official code, positions whose number stays the same are taken as they are.
         format: name of the file's format; None finds it.
+        sha256: 64 hexadecimal digits that the file's digest must have; None takes the catalogue's,
+            where it has one.  Only `.npz` and `.keras` files notice damaged values by themselves.
         class_names: one name for each class; None keeps the file's, if it has them and its head.
         name: of the Keras model.
         dtype: dtype or policy of the layers.
@@ -111,17 +116,44 @@ def from_pretrained(
             raise ValueError(
                 f"only {', '.join(FREE_FIELDS)} can be chosen for a file. Received: {field}"
             )
-    path, checkpoint = sources.locate(source)
+    found = open_checkpoint(source, format, sha256)
+    return build_model(
+        found,
+        num_classes=num_classes,
+        image_size=image_size,
+        class_names=class_names,
+        name=name,
+        dtype=dtype,
+        **overrides,
+    )
+
+
+def open_checkpoint(source, format=None, sha256=None):
+    """What `from_pretrained` would load: understood, but not yet read (`OpenedCheckpoint`)."""
+    path, checkpoint = sources.locate(source, sha256)
+    found = dataclasses.replace(open_file(path, format), source=str(source), path=path)
+    return found if checkpoint is None else _with_catalogue(found, checkpoint)
+
+
+def build_model(
+    found,
+    *,
+    num_classes=None,
+    image_size=None,
+    class_names=None,
+    name=None,
+    dtype=None,
+    **overrides,
+):
+    """The model of an opened checkpoint; arguments and errors are those of `from_pretrained`."""
+    source, checkpoint = found.source, found.checkpoint
     if checkpoint is not None and checkpoint.zero_head and num_classes is None:
         raise CheckpointError(
             source,
             f"{checkpoint.caveats[0]}; give `num_classes=` for a new head, 0 for features alone, "
-            f"or load {path} to keep the zeros",
+            f"or load {found.path} to keep the zeros",
         )
-    found = _open(path, format)
-    if checkpoint is not None:
-        found = _with_catalogue(found, checkpoint)
-    dropped = set() if num_classes is None else {"head", "pre_logits"}
+    dropped = set() if num_classes is None else set(HEAD_LAYERS)
     fields = dict(found.architecture.fields)
     if num_classes is not None:
         fields["num_classes"] = num_classes
@@ -135,7 +167,7 @@ def from_pretrained(
     if class_names is None and num_classes is None:
         class_names = found.class_names
     # Reading and building take about as long and do not hinder each other.
-    with concurrent.futures.ThreadPoolExecutor(1) as reader, blank_initialization(_blank):
+    with concurrent.futures.ThreadPoolExecutor(1) as reader, blank_initialization(memory.blank):
         paths = {path for path in found.paths if path.split("/")[0] not in dropped}
         reading = reader.submit(found.read, paths)
         model = model_class(
@@ -153,58 +185,8 @@ def from_pretrained(
     return model
 
 
-def save_pretrained(model, path, *, format=None, overwrite=True):
-    """Writes a model's weights as a file that the official code loads.
-
-    A model that came from a file of the same format is written with that file's spelling of the
-    keys, and in its 16-bit type if it had one that still loses nothing, so that loading and saving
-    give the same arrays under the same names.
-
-    Args:
-        model: a model of this package.
-        path: the `.npz` or `.safetensors` file; written beside and renamed, so that it is never
-            half a file.  Formats that need a `config.json` write it into the same folder.
-        format: a name of `docs/checkpoints.md`, such as `"vit_jax"`; None takes the one that the
-            model came from, else the first that can hold it.
-        overwrite: whether an existing file may be replaced.
-
-    Returns:
-        The path that was written, a `pathlib.Path`.
-
-    Raises:
-        CheckpointError: if the format cannot hold the model, or the file cannot be written.
-        TypeError: for a model that is not of this package.
-    """
-    path = pathlib.Path(path)
-    if not isinstance(model, ImageClassifier):
-        raise TypeError(f"`model` must be a model of keras_vit. Received: {type(model).__name__}")
-    if path.exists() and not overwrite:
-        raise CheckpointError(path, "exists already; give `overwrite=True` to replace it")
-    architecture = describe(model.config)
-    origin = model.origin or {}
-    format_ = get_format(format) if format else format_for(architecture, origin.get("format"))
-    same = origin if origin.get("format") == format_.name else {}
-    arrays = {v.path: keras.ops.convert_to_numpy(v.value) for v in model.weights}
-    layout = same.get("layout")
-    arrays = rules.arrays_for_file(
-        path, format_, architecture, arrays, layout=layout, prefix=same.get("prefix")
-    )
-    arrays = containers.narrowed(arrays, same.get("dtype"))
-    containers.write(path, format_, arrays, architecture, layout)
-    return path
-
-
-def describe(config):
-    """The `Architecture` that the checkpoint formats know of a model's configuration."""
-    family = next(name for name, cls in FAMILIES.items() if type(config) is cls.config_class)
-    num_positions = 0
-    if getattr(config, "position_embedding", None) == "learned":
-        num_positions = math.prod(config.grid) + config.class_token
-    return Architecture(family, dataclasses.asdict(config), num_positions)
-
-
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class _Source:
+class OpenedCheckpoint:
     """A checkpoint understood but not yet read.
 
     Attributes:
@@ -215,6 +197,11 @@ class _Source:
         preprocessing: `Preprocessing`, or None if unknown.
         class_names: or None if unknown.
         origin: what becomes the model's `origin`.
+        match: `rules.Match` of its arrays; None for a `.keras` file.
+        shapes: key -> shape of all that the file holds.
+        source: what the user named.
+        path: of the file.
+        checkpoint: row of the catalogue, or None.
     """
 
     architecture: Architecture
@@ -224,9 +211,19 @@ class _Source:
     origin: dict
     preprocessing: Preprocessing | None = None
     class_names: tuple | None = None
+    match: rules.Match | None = None
+    shapes: Mapping = dataclasses.field(default_factory=dict)
+    source: str = ""
+    path: pathlib.Path | None = None
+    checkpoint: Checkpoint | None = None
 
 
-def _open(path, format_name):
+def open_file(path, format_name=None):
+    """The `OpenedCheckpoint` of a file or folder on this machine.
+
+    Raises:
+        CheckpointError: as `from_pretrained` does.
+    """
     path = containers.file_of(path)
     return _open_keras(path) if path.suffix == ".keras" else _open_arrays(path, format_name)
 
@@ -237,6 +234,7 @@ def _with_catalogue(found, checkpoint):
     is_imagenet = checkpoint.training.startswith("ImageNet")
     return dataclasses.replace(
         found,
+        checkpoint=checkpoint,
         preprocessing=Preprocessing(**preprocessing) if preprocessing else None,
         class_names=class_names_of(checkpoint.num_classes) if is_imagenet else None,
         origin={**found.origin, "name": checkpoint.name},
@@ -247,8 +245,9 @@ def _open_arrays(path, format_name):
     container = containers.open_container(path)
     shapes = container.shapes
     format_ = get_format(format_name) if format_name else find_format(path, shapes)
-    facts = container.facts() if format_.facts else {}
+    facts = container.facts() if format_.side_files else {}
     match = rules.match_file(path, format_, shapes, facts)
+    preprocessing, class_names = _about(path, match, facts)
     kept = {
         "prefix": match.prefix if format_.keeps_prefix else None,
         "dtype": container.half,
@@ -256,7 +255,7 @@ def _open_arrays(path, format_name):
     architecture = match.architecture
     patches = architecture.num_positions - bool(architecture.fields.get("class_token"))
     side = math.isqrt(max(patches, 0))
-    return _Source(
+    return OpenedCheckpoint(
         architecture=architecture,
         grid=architecture.grid or ((side, side) if side and side * side == patches else None),
         paths=match.paths,
@@ -267,29 +266,42 @@ def _open_arrays(path, format_name):
             "layout": match.layout,
             **{name: value for name, value in kept.items() if value is not None},
         },
+        preprocessing=preprocessing,
+        class_names=class_names,
+        match=match,
+        shapes=shapes,
     )
 
 
-def _open_keras(path):
-    if not path.exists():
-        raise CheckpointError(path, "there is no such file")
+def _about(path, match, facts):
+    """(`Preprocessing` or None, class names or None) of the JSON files beside the arrays."""
     try:
-        model = keras.saving.load_model(path, compile=False, safe_mode=True)
-    except (ValueError, TypeError, KeyError, OSError) as error:
+        about = match.format_.about(facts, match.architecture)
+        if about.preprocessing is None:
+            return None, about.class_names
+        size = {"image_size": match.architecture.fields.get("image_size", BIT_SIZE)}
+        return Preprocessing(**{**size, **about.preprocessing}), about.class_names
+    except (ValueError, TypeError) as error:
         raise CheckpointError(
-            path, f"not a model of keras_vit that Keras can load: {error}"
+            path, f"the JSON files beside it describe no preprocessing or classes: {error}"
         ) from error
-    if not isinstance(model, ImageClassifier):
-        raise CheckpointError(path, f"holds a {type(model).__name__} and no model of keras_vit")
-    variables = {v.path: v for v in model.weights}
-    return _Source(
-        architecture=describe(model.config),
-        grid=getattr(model.config, "grid", None),
-        paths=frozenset(variables),
-        read=lambda paths: {p: keras.ops.convert_to_numpy(variables[p].value) for p in paths},
-        preprocessing=model.preprocessing,
-        class_names=model.class_names,
-        origin={**(model.origin or {}), "file": path.name},
+
+
+def _open_keras(path):
+    class_name, stored, weights = keras_files.open_model(path)
+    known = stored_models.read(path, class_name, stored, num_arrays=len(weights.headers))
+    architecture = describe(known.config)
+    shapes = keras_files.variable_shapes(architecture)
+    arrays = weights.match(shapes)
+    return OpenedCheckpoint(
+        architecture=architecture,
+        grid=getattr(known.config, "grid", None),
+        paths=frozenset(arrays),
+        read=lambda paths: weights.read({path: arrays[path] for path in paths}),
+        preprocessing=known.preprocessing,
+        class_names=known.class_names,
+        origin={**known.origin, "file": path.name},
+        shapes=shapes,
     )
 
 
@@ -310,7 +322,7 @@ def _image_size(source, found, image_size):
     if found.architecture.family == "bit":
         if found.preprocessing is not None:
             return found.preprocessing.image_size
-        return BiTResNet.config_class.image_size
+        return BIT_SIZE
     if fields.get("position_embedding") == "sincos2d":
         if found.preprocessing is not None:
             return found.preprocessing.image_size
@@ -333,13 +345,21 @@ def _image_size(source, found, image_size):
     )
 
 
+def keeps_positions(found, new_grid):
+    """Whether a model with `new_grid` has the file's positions as they are."""
+    patches = found.architecture.num_positions - bool(found.architecture.fields.get("class_token"))
+    known_grid = "image_size" in found.architecture.fields
+    if found.grid == new_grid or not patches:
+        return True
+    return not known_grid and patches == math.prod(new_grid)
+
+
 def _fit_positions(source, found, positions, new_grid):
     """The file's positions on the model's grid."""
+    if keeps_positions(found, new_grid):
+        return positions
     prefix = int(found.architecture.fields["class_token"])
     patches = positions.shape[1] - prefix
-    known_grid = "image_size" in found.architecture.fields
-    if found.grid == new_grid or (not known_grid and patches == new_grid[0] * new_grid[1]):
-        return positions
     if found.grid is None:
         raise CheckpointError(
             source,
@@ -347,25 +367,6 @@ def _fit_positions(source, found, positions, new_grid):
             f"{new_grid[0]}x{new_grid[1]}; load it at its own `image_size` first",
         )
     return resize_positions(positions, found.grid, new_grid, prefix)
-
-
-def _blank(shape, dtype):
-    """Zeros that take no time: the operating system makes them when they are first touched."""
-    if dtype != "float32":
-        return keras.ops.zeros(shape, dtype)
-    buffer = np.zeros(math.prod(shape) * 4 + 64, np.uint8)
-    offset = -buffer.ctypes.data % 64
-    return _tensor(buffer[offset : buffer.size - 64 + offset].view(np.float32).reshape(shape))
-
-
-def _tensor(array):
-    """The backend's tensor; TensorFlow takes over the array's memory where its layout allows."""
-    aligned = array.ctypes.data % 64 == 0 and array.flags.c_contiguous and array.size
-    if keras.backend.backend() == "tensorflow" and aligned and array.dtype == np.float32:
-        import tensorflow as tf
-
-        return tf.experimental.dlpack.from_dlpack(array.__dlpack__())
-    return array
 
 
 def _assign(source, model, arrays, new_layers):
@@ -389,4 +390,4 @@ def _assign(source, model, arrays, new_layers):
     if problems:
         raise CheckpointError(source, problems)
     for path in list(arrays):
-        variables[path].assign(_tensor(arrays.pop(path)))
+        variables[path].assign(memory.tensor(arrays.pop(path)))

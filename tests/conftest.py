@@ -7,6 +7,14 @@ import keras
 import numpy as np
 import pytest
 
+if keras.backend.backend() == "tensorflow":
+    import tensorflow as tf
+
+    # Two devices for the tests of strategies; it must be said before anything is computed.
+    tf.config.set_logical_device_configuration(
+        tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2
+    )
+
 REFERENCE = pathlib.Path(__file__).parent / "reference"
 
 

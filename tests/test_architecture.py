@@ -16,11 +16,24 @@ RULES = {
     "layers": ((), ("keras",)),
     "trainer": ((), ("keras", "tensorflow", "jax")),
     "models": (("layers", "trainer"), ("keras",)),
-    "checkpoints": ((), ("numpy", "ml_dtypes", "safetensors", "tqdm")),
-    "zoo": (("models", "checkpoints", "layers"), ("keras", "numpy", "tensorflow")),
-    "data": ((), ("numpy", "sklearn", "tensorflow", "tensorflow_datasets", "keras_cv")),
+    "checkpoints": ((), ("numpy", "ml_dtypes", "h5py", "tqdm")),
+    "zoo": (("models", "checkpoints", "layers", "memory", "saving", "stored_models"), ("keras",)),
+    "loading": (("models", "checkpoints", "zoo", "memory"), ("keras", "numpy")),
+    "memory": ((), ("keras", "numpy", "tensorflow")),
+    "stored_models": (("models", "checkpoints"), ()),
+    # Where models become checkpoints, and both ends of that together.
+    "saving": (("models", "checkpoints"), ("keras",)),
+    "conversion": (("models", "checkpoints", "saving", "zoo"), ("keras", "numpy")),
+    # The list of ImageNet-21k's classes is kept beside the official checkpoints.
+    "data": (
+        ("checkpoints",),
+        ("numpy", "sklearn", "tensorflow", "tensorflow_datasets", "keras_cv"),
+    ),
     "evaluation": (("models", "data"), ("keras", "numpy")),
-    "serving": (("data", "models", "version"), ("keras", "numpy", "tensorflow", "jax")),
+    "serving": (
+        ("data", "models", "version"),
+        ("keras", "numpy", "tensorflow", "jax", "tensorflow_serving"),
+    ),
     "training": (
         # checkpoints: how files of arrays are written, and the error of those that cannot be read
         ("models", "zoo", "data", "evaluation", "checkpoints", "version"),
@@ -31,8 +44,13 @@ RULES = {
     "__main__": (("cli",), ()),
     "version": ((), ()),
 }
-# Only embedding.py of the layers computes constants with NumPy.
-EXCEPTIONS = {("layers/embedding.py", "numpy"), ("cli/streams.py", "tensorflow")}
+# Of the layers only embedding.py computes constants with NumPy, and only regularization.py asks
+# TensorFlow which replica it is on.
+EXCEPTIONS = {
+    ("layers/embedding.py", "numpy"),
+    ("layers/regularization.py", "tensorflow"),
+    ("cli/streams.py", "tensorflow"),
+}
 
 BANNED_TEXTS = {
     "allow_pickle=True": "files are data; no loader runs code from them",

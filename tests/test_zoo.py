@@ -1,5 +1,6 @@
 """Official files in, official numbers out, and the same files back."""
 
+import csv
 import io
 import os
 import zipfile
@@ -9,7 +10,9 @@ import numpy as np
 import pytest
 
 import keras_vit
+from keras_vit.checkpoints.augreg import AugRegIndex
 from keras_vit.checkpoints.catalog import get_checkpoint
+from keras_vit.checkpoints.download import DownloadError
 from keras_vit.checkpoints.errors import CheckpointError
 from keras_vit.models import HybridVisionTransformer, VisionTransformer
 
@@ -327,6 +330,45 @@ def test_a_zero_head_of_the_catalogue_is_kept_only_knowingly(mirror):
         keras_vit.from_pretrained("imagenet21k/ViT-B_32")
     assert keras_vit.from_pretrained("imagenet21k/ViT-B_32", num_classes=0).output_shape[1] == 8
     assert keras_vit.from_pretrained(path).output_shape == (None, 21843)
+    with pytest.raises(CheckpointError, match="is zero .*give `num_classes=`"):
+        keras_vit.from_pretrained("gs://vit_models/imagenet21k/ViT-B_32.npz")
+    same = "https://storage.googleapis.com/vit_models/imagenet21k/ViT-B_32.npz"
+    assert keras_vit.from_pretrained(same, num_classes=2).origin["name"] == "imagenet21k/ViT-B_32"
+
+
+def test_a_name_that_leaves_a_choice_takes_what_the_official_index_says(mirror, tmp_path):
+    upstream = "Ti_16-i21k-300ep-lr_0.001-aug_none-wd_0.03-do_0.0-sd_0.0"
+    tunings = [f"{upstream}--imagenet2012-steps_{n}-lr_0.03-res_224" for n in ("10k", "20k")]
+    values = dict.fromkeys(AugRegIndex.columns, "0.1") | {
+        "name": "Ti/16", "ds": "i21k", "epochs": "300", "aug": "none", "params": "",
+        "adapt_ds": "imagenet2012", "adapt_steps": "10000", "adapt_resolution": "224",
+        "filename": upstream,
+    }  # fmt: skip
+    folder = tmp_path / "mirror" / "vit_models" / "augreg"
+    folder.mkdir(parents=True)
+    with open(folder / "index.csv", "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, AugRegIndex.columns)
+        writer.writeheader()
+        for name, accuracy in zip(tunings, ("0.75", "0.76"), strict=True):
+            writer.writerow({**values, "adapt_filename": name, "adapt_final_test": accuracy})
+    mirror(f"augreg/{tunings[1]}", tiny("ViT-Ti/16", num_classes=1000))
+    model = keras_vit.from_pretrained("augreg/Ti_16--imagenet2012-res_224")
+    assert model.origin["name"] == f"augreg/{tunings[1]}"
+    assert model.config.image_size == (224, 224)
+    with pytest.raises(CheckpointError, match="no measured fine-tuning .* It has: imagenet2012-re"):
+        keras_vit.from_pretrained("augreg/Ti_16--kitti-res_224")
+    with pytest.raises(DownloadError, match="folder without .*lr_0.001-aug_none-wd_0.03"):
+        keras_vit.from_pretrained("augreg/Ti_16")
+
+
+def test_counters_of_an_optimizer_beside_the_parameters_are_left_out(reference_case, tmp_path):
+    stored = {f"opt/target/{k}": a for k, a in reference_case("vit_jax/vit_token").arrays().items()}
+    np.savez(tmp_path / "f.npz", **stored, **{"opt/state/step": np.int32(3)})
+    assert keras_vit.from_pretrained(tmp_path / "f.npz").config.num_classes == 5
+    key = "opt/target/head/bias"
+    np.savez(tmp_path / "f.npz", **{**stored, key: stored[key].astype("int64")})
+    with pytest.raises(CheckpointError, match="head/bias' has dtype '<i8'; only floating-point"):
+        keras_vit.from_pretrained(tmp_path / "f.npz")
 
 
 def test_an_unknown_name_lists_the_close_ones():

@@ -2,8 +2,15 @@
 
     python tools/benchmark.py model      ViT-B/16 beside a plain Keras ViT of the same shape
     python tools/benchmark.py load       from_pretrained beside reading the same arrays with NumPy
+    python tools/benchmark.py mirrored   a step on two logical CPUs beside one on one device
+    python tools/benchmark.py remat      a step with blocks computed twice beside one without
     python tools/benchmark.py import     import keras_vit beside import keras
     python tools/benchmark.py resume     saving a training's state beside its steps
+    python tools/benchmark.py serving    an export, and its variants, beside predict_on_batch
+    python tools/benchmark.py training_data    training batches of JPEGs of 500 x 375 beside the
+                                               official order of work: decode whole, crop, resize
+    python tools/benchmark.py evaluation_data  evaluation batches of the same beside the best of
+                                               three settings of a plain tf.data pipeline
 
 Each run prints every pair and the median ratio (ours / theirs; below 1 is faster).
 """
@@ -21,6 +28,8 @@ from absl import app, flags
 FLAGS = flags.FLAGS
 flags.DEFINE_integer("rounds", 7, "How many alternating pairs are timed.", lower_bound=1)
 flags.DEFINE_integer("batch_size", 8, "Images in a batch.", lower_bound=1)
+flags.DEFINE_integer("images", 256, "Photographs of the data benchmarks.", lower_bound=32)
+flags.DEFINE_integer("quality", 92, "JPEG quality of the photographs.", lower_bound=1)
 flags.DEFINE_integer("image_size", 224, "Side of the images in pixels.", lower_bound=16)
 flags.DEFINE_string("model", "ViT-B/16", "Name of the model.")
 flags.DEFINE_string("dtype", "float32", "Dtype policy of both models.")
@@ -102,6 +111,64 @@ def benchmark_model():
         lambda: ours.train_on_batch(images, labels),
         lambda: theirs.train_on_batch(images, labels),
         "training step",
+    )
+
+
+def training_steps(strategy_scope, remat=False, steps=2):
+    """A function that trains for some steps of one batch, whose data are ready."""
+    import keras
+    import tensorflow as tf
+
+    import keras_vit
+
+    with strategy_scope:
+        model = keras_vit.create_model(FLAGS.model, image_size=FLAGS.image_size, dtype=FLAGS.dtype)
+        model.set_remat(remat)
+        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        model.compile(keras.optimizers.SGD(1e-3, momentum=0.9), loss)
+    images = tf.zeros((FLAGS.batch_size, *model.config.image_size, 3))
+    batch = tf.data.Dataset.from_tensors((images, tf.zeros((FLAGS.batch_size,), tf.int32)))
+    batches = batch.repeat().prefetch(2)
+    return lambda: model.fit(batches, steps_per_epoch=steps, verbose=0, shuffle=False)
+
+
+def benchmark_mirrored():
+    """A training step of two replicas beside one of one device with the same batch."""
+    import contextlib
+
+    import tensorflow as tf
+
+    cpu = tf.config.list_physical_devices("CPU")[0]
+    tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+    strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+    print(f"{FLAGS.model}, batch of {FLAGS.batch_size}, two steps; ours is on two replicas")
+    mirrored = training_steps(strategy.scope())
+    alternate(mirrored, training_steps(contextlib.nullcontext()), "mirrored step")
+
+
+def benchmark_remat():
+    """Seconds and peak memory of two steps, each kind in a process of its own."""
+    setup = (
+        "import contextlib, sys; from absl import flags; import benchmark; "
+        f"flags.FLAGS({sys.argv!r}[:1] + {sys.argv[1:]!r}); "
+        "steps = benchmark.training_steps(contextlib.nullcontext(), remat={}); "
+        "{}"
+    )
+    ratios = []
+    for _ in range(FLAGS.rounds):
+        row = {}
+        for name, remat in (("ours", True), ("theirs", False)):
+            # The first step makes the momentum and traces; its peak is the step's own.
+            code = MEASURE.format(setup=setup.format(remat, "steps()"), work="steps()")
+            row[name] = in_new_process(code.replace("- before)", "- 0)"))
+        ratios.append((row["ours"][0] / row["theirs"][0], row["ours"][1] / row["theirs"][1]))
+        print(
+            f"remat {row['ours'][0]:6.2f} s, {row['ours'][1] / 2**20:6.0f} MiB   without "
+            f"{row['theirs'][0]:6.2f} s, {row['theirs'][1] / 2**20:6.0f} MiB"
+        )
+    time_ratio, memory_ratio = (statistics.median(column) for column in zip(*ratios, strict=True))
+    print(
+        f"{FLAGS.model}: median ratio of time {time_ratio:.2f}, of peak memory {memory_ratio:.2f}"
     )
 
 
@@ -208,11 +275,186 @@ def benchmark_resume():
     )
 
 
+def benchmark_serving():
+    """Signatures of exports beside `predict_on_batch` of the model that they were made from."""
+    import keras
+    import tensorflow as tf
+
+    import keras_vit
+    from keras_vit.data.decode import decode_image
+    from keras_vit.data.preprocess import evaluation_image
+    from keras_vit.serving.standalone import example_images
+
+    keras.utils.set_random_seed(0)
+    model = keras_vit.create_model(FLAGS.model, image_size=FLAGS.image_size)
+    encoded = tf.constant([example_images()[0]] * FLAGS.batch_size)
+    tensors = tf.stack([evaluation_image(decode_image(e), model.preprocessing) for e in encoded])
+    images = tensors.numpy()
+    print(f"{FLAGS.model}, batch {FLAGS.batch_size}; bytes are JPEGs of 480 x 640\n")
+    for label, options in SERVING_VARIANTS.items():
+        with tempfile.TemporaryDirectory() as folder:
+            loaded = tf.saved_model.load(str(keras_vit.export(model, folder, **options)))
+            functions = loaded.signatures
+            for name, arguments in (
+                ("tensors", {"tensors": tensors}),
+                ("serving_default", {"image_bytes": encoded}),
+            ):
+                alternate(
+                    lambda f=functions[name], a=arguments: f(**a),
+                    lambda: model.predict_on_batch(images),
+                    f"{label} {name}",
+                )
+
+
+SERVING_VARIANTS = {
+    "float32": {},
+    "bfloat16": {"dtype": "bfloat16"},
+    "int8": {"quantization": "int8"},
+    "int8 bfloat16": {"quantization": "int8", "dtype": "bfloat16"},
+    "XLA": {"jit": True},
+}
+
+
+def write_photographs(folder):
+    """A data set of `FLAGS.images` photographs of 500 x 375 in two classes; returns it resolved."""
+    import sklearn.datasets
+    from PIL import Image
+
+    from keras_vit.data import pipeline
+
+    rng = np.random.default_rng(0)
+    photographs = [Image.fromarray(p) for p in sklearn.datasets.load_sample_images().images]
+    sizes = []
+    for k in range(FLAGS.images):
+        photograph = photographs[k % 2]
+        width = int(rng.integers(400, 560))
+        height = width * 3 // 4
+        left = int(rng.integers(photograph.width - width + 1))
+        top = int(rng.integers(photograph.height - height + 1))
+        tile = photograph.crop((left, top, left + width, top + height)).resize((500, 375))
+        path = pathlib.Path(folder, "train", "ab"[k % 2], f"{k}.jpg")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        tile.save(path, quality=FLAGS.quality)
+        sizes.append(path.stat().st_size)
+    print(f"{FLAGS.images} JPEGs of 500 x 375, {sum(sizes) / len(sizes) / 1000:.0f} kB each")
+    return pipeline.resolve(folder)
+
+
+def timed(dataset, num_batches):
+    """(seconds, seconds of computing) for an image, of batches after the first two."""
+    iterator = iter(dataset)
+    for _ in range(2):
+        next(iterator)
+    start, used = time.perf_counter(), time.process_time()
+    for _ in range(num_batches):
+        next(iterator)
+    seconds = time.perf_counter() - start, time.process_time() - used
+    return tuple(s / num_batches / FLAGS.batch_size for s in seconds)
+
+
+def compare_data(ours, theirs):
+    """Alternates between our data set and theirs, name -> data set; prints ratios of speed.
+
+    Seconds of computing tell more than those of the clock where others use the machine as well.
+    """
+    num_batches = max(FLAGS.images // FLAGS.batch_size, 1)
+    rows = []
+    for i in range(FLAGS.rounds):
+        datasets = {"ours": ours, **theirs}
+        order = list(datasets)[:: 1 if i % 2 else -1]
+        row = {name: timed(datasets[name], num_batches) for name in order}
+        rows.append(row)
+        cells = (f"{name} {t[0] * 1e3:.2f} ({t[1] * 1e3:.2f})" for name, t in sorted(row.items()))
+        print("ms an image, of computing in brackets: " + "   ".join(cells))
+    for kind, which in (("clock", 0), ("computing", 1)):
+        ratios = [min(row[name][which] for name in theirs) / row["ours"][which] for row in rows]
+        print(
+            f"{kind}: ours is {statistics.median(ratios):.2f} times as fast as the best of theirs"
+        )
+
+
+def official_training(tf, encoded, size):
+    """vit_jax's order of work, without any check of the data."""
+    image = tf.io.decode_jpeg(encoded, channels=3)
+    begin, window, _ = tf.image.sample_distorted_bounding_box(
+        tf.shape(image),
+        tf.zeros((0, 0, 4), tf.float32),
+        area_range=(0.05, 1.0),
+        min_object_covered=0,
+        use_image_if_no_bounding_boxes=True,
+    )
+    image = tf.ensure_shape(tf.slice(image, begin, window), (None, None, 3))
+    image = tf.image.random_flip_left_right(tf.image.resize(image, (size, size)))
+    return (image - 127.5) / 127.5
+
+
+def benchmark_training_data():
+    """Training batches beside the official order of work, both by tf.data with AUTOTUNE."""
+    import tensorflow as tf
+
+    from keras_vit.data import pipeline
+    from keras_vit.models.preprocessing import Preprocessing
+
+    size = FLAGS.image_size
+    with tempfile.TemporaryDirectory() as folder:
+        info = write_photographs(folder)
+        files = info.source.splits["train"]
+        ours = pipeline.training_dataset(
+            *(info, "train", Preprocessing(image_size=(size, size))),
+            batch_size=FLAGS.batch_size,
+            seed=0,
+            augmentation="crop_flip",
+        )
+
+        def read(path, label):
+            return official_training(tf, tf.io.read_file(path), size), label
+
+        theirs = tf.data.Dataset.from_tensor_slices((list(files.paths), list(files.labels)))
+        theirs = theirs.repeat().shuffle(FLAGS.images).map(read, tf.data.AUTOTUNE)
+        theirs = theirs.batch(FLAGS.batch_size, drop_remainder=True).prefetch(tf.data.AUTOTUNE)
+        compare_data(ours, {"official": theirs})
+
+
+def benchmark_evaluation_data():
+    """Evaluation batches beside plain tf.data with one, all and self-chosen threads."""
+    import os
+
+    import tensorflow as tf
+
+    from keras_vit.data import pipeline
+    from keras_vit.models.preprocessing import Preprocessing
+
+    size = FLAGS.image_size
+    with tempfile.TemporaryDirectory() as folder:
+        info = write_photographs(folder)
+        files = info.source.splits["train"]
+        rule = Preprocessing(image_size=(size, size))
+        ours = pipeline.evaluation_dataset(info, "train", rule, batch_size=FLAGS.batch_size)
+
+        def read(path, label):
+            image = tf.io.decode_jpeg(tf.io.read_file(path), channels=3)
+            return (tf.image.resize(image, (size, size)) - 127.5) / 127.5, label
+
+        def plain(num_threads):
+            data = tf.data.Dataset.from_tensor_slices((list(files.paths), list(files.labels)))
+            data = data.map(read, num_threads).batch(FLAGS.batch_size, drop_remainder=True)
+            return data.prefetch(tf.data.AUTOTUNE).repeat()
+
+        settings = {"1 thread": 1, f"{os.cpu_count()} threads": os.cpu_count()}
+        settings = {**settings, "autotune": tf.data.AUTOTUNE}
+        compare_data(ours.repeat(), {name: plain(n) for name, n in settings.items()})
+
+
 BENCHMARKS = {
     "model": benchmark_model,
     "load": benchmark_load,
     "import": benchmark_import,
     "resume": benchmark_resume,
+    "serving": benchmark_serving,
+    "training_data": benchmark_training_data,
+    "evaluation_data": benchmark_evaluation_data,
+    "mirrored": benchmark_mirrored,
+    "remat": benchmark_remat,
 }
 
 

@@ -1,9 +1,9 @@
 """What all containers share: their first bytes, memory, and what becomes of the numbers."""
 
 import concurrent.futures
+import dataclasses
 import os
-import struct
-import zipfile
+import pathlib
 import zlib
 
 import numpy as np
@@ -18,9 +18,22 @@ IMPOSTORS = (
     (b"\x80\x03", "a pickle, which could run code and is never loaded"),
     (b"\x80\x04", "a pickle, which could run code and is never loaded"),
     (b"\x80\x05", "a pickle, which could run code and is never loaded"),
-    (b"\x89HDF\r\n\x1a\n", "an HDF5 file; load it with the Keras model that wrote it"),
+    (b"\x89HDF\r\n\x1a\n", "an HDF5 file; its name must end with .h5"),
+    (b"PK\x03\x04", "a zip archive, such as .npz and .keras files are; name it so"),
     (b"\x1f\x8b", "compressed with gzip; unpack it first"),
 )
+
+
+@dataclasses.dataclass(frozen=True)
+class StoredArray:
+    """An array that lies in a file in one piece: its shape and dtype, and where its bytes are."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    path: pathlib.Path
+    start: int
+    num_bytes: int
 
 
 def first_bytes(path, ending):
@@ -56,6 +69,24 @@ def aligned_bytes(size, alignment=64):
     buffer = np.empty(size + alignment, np.uint8)
     offset = -buffer.ctypes.data % alignment
     return buffer[offset : offset + size]
+
+
+def read_bytes_at(path, start, num_bytes):
+    """Bytes of a file from `start` on, at an address that TensorFlow accepts as a tensor's.
+
+    Raises:
+        ValueError: if the file ends before.
+    """
+    raw = aligned_bytes(num_bytes)
+    view, done = memoryview(raw), 0
+    with open(path, "rb", buffering=0) as file:
+        file.seek(start)
+        while done < len(view):
+            count = file.readinto(view[done:])
+            if not count:
+                raise ValueError("is cut off")
+            done += count
+    return raw
 
 
 def as_float32(raw, dtype, shape, fortran_order=False):
@@ -99,8 +130,40 @@ def read_all(path, readers):
                 arrays[key] = future.result()
             except ValueError as error:
                 problems.append(f"array {readers[key][0]!r} {error}")
-            except (zipfile.BadZipFile, zlib.error, EOFError, OSError, struct.error) as error:
+            except (zlib.error, OSError) as error:
                 problems.append(f"array {readers[key][0]!r} is damaged: {error}")
+            except MemoryError:
+                problems.append(f"array {readers[key][0]!r} takes more memory than there is")
     if problems:
         raise CheckpointError(path, problems)
     return arrays
+
+
+def read_stored(path, headers):
+    """Reads arrays into memory that TensorFlow can take over without a copy.
+
+    Args:
+        path: for error messages.
+        headers: a dict: any key -> `StoredArray`.
+
+    Returns:
+        A dict with the same keys: float32 arrays in C order (float16 and bfloat16 are widened,
+        float64 is rounded).
+
+    Raises:
+        CheckpointError: if the data is cut off, or a value is not finite; names every such array.
+    """
+    return read_all(
+        path,
+        {
+            key: (header.name, lambda header=header: _read_stored_array(header))
+            for key, header in headers.items()
+        },
+    )
+
+
+def _read_stored_array(header):
+    if header.dtype.kind in "iu":
+        raise ValueError(f"has dtype {header.dtype.str!r}; only floating-point numbers are read")
+    raw = read_bytes_at(header.path, header.start, header.num_bytes)
+    return as_float32(raw, header.dtype, header.shape)

@@ -55,6 +55,13 @@ _ADAPT_PARTS = (
 _STEPS = {"steps_0k": 500, "steps_2k": 2_500, "steps_10k": 10_000, "steps_20k": 20_000}
 
 
+# `B_16`, `B_16--imagenet2012-res_384`, `<full pre-trained name>--imagenet2012-res_384`.
+_CHOICE = re.compile(
+    rf"((?:{'|'.join(ARCHITECTURES)})(?:-(?!-)[^-]+)*)"
+    rf"(?:--({'|'.join(_ADAPT_PARTS[0][1])})-res_(224|384))?"
+)
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class AugRegName:
     """What the name of an AugReg file says; the fields are called as the columns of index.csv.
@@ -216,6 +223,76 @@ class AugRegIndex:
             row for row in self if all(getattr(row, c) in options for c, options in wanted.items())
         )
 
+    def best_upstream(self, model):
+        """The pre-trained file that the official loader takes for a bare model name.
+
+        Among the rows with `ds == "i21k"` (300 epochs) it is the file with the highest `final_val`.
+
+        Args:
+            model: the first part of the file names, such as `"R26_S_32"`.
+
+        Returns:
+            File name without `.npz`; `"augreg/" + name` is its name in the catalogue.
+
+        Raises:
+            ValueError: if the index has no such model.
+        """
+        rows = [row for row in self.filter(ds="i21k") if row.final_val is not None]
+        models = {row.filename.split("-")[0] for row in rows}
+        if model not in models:
+            raise ValueError(_unknown("AugReg model", model, sorted(models)))
+        rows = [row for row in rows if row.filename.split("-")[0] == model]
+        return max(rows, key=lambda row: row.final_val).filename
+
+    def best_finetuned(self, upstream, adapt_ds="imagenet2012", adapt_resolution=384):
+        """The fine-tuning of a pre-trained file with the highest `adapt_final_test`.
+
+        That is how the official README's table chooses learning rate and number of steps, which
+        differ from file to file.
+
+        Args:
+            upstream: name of the pre-trained file without `.npz`, or a bare model name, for
+                `best_upstream` of it.
+            adapt_ds: the data set that it was fine-tuned on.
+            adapt_resolution: side of the images in pixels.
+
+        Returns:
+            File name without `.npz`.
+
+        Raises:
+            ValueError: if the index has no such file; names what it has.
+        """
+        if "-" not in upstream:
+            upstream = self.best_upstream(upstream)
+        rows = self.filter(filename=upstream)
+        wanted = rows.filter(adapt_ds=adapt_ds, adapt_resolution=adapt_resolution)
+        measured = [row for row in wanted if row.adapt_final_test is not None]
+        if not measured:
+            there = sorted({f"{row.adapt_ds}-res_{row.adapt_resolution}" for row in rows})
+            raise ValueError(
+                f"the index has no measured fine-tuning of {upstream} on {adapt_ds} at "
+                f"{adapt_resolution} px. It has: {', '.join(there) or 'none of that file'}"
+            )
+        return max(measured, key=lambda row: row.adapt_final_test).adapt_filename
+
+    def resolve(self, choice):
+        """The file name that a choice (`is_choice`) stands for."""
+        upstream, ds, resolution = _CHOICE.fullmatch(choice).groups()
+        if ds is None:
+            return self.best_upstream(upstream)
+        return self.best_finetuned(upstream, ds, int(resolution))
+
+
+def is_choice(text):
+    """Whether a name leaves something to the index: the file of a model, the steps of a tuning.
+
+    >>> is_choice("B_16"), is_choice("B_16--imagenet2012-res_384"), is_choice("B_17")
+    (True, True, False)
+    """
+    found = _CHOICE.fullmatch(text)
+    # A full name without a tuning leaves nothing open.
+    return found is not None and ("-" not in found[1] or found[2] is not None)
+
 
 def augreg_index(path=None):
     """Reads the official table of AugReg files.
@@ -263,29 +340,6 @@ def _row(header, texts):
         if not text or (isinstance(values[column], float) and not math.isfinite(values[column])):
             raise ValueError(f"column `{column}` must not be {text!r}")
     return AugRegRow(**values)
-
-
-def best_upstream(index, model):
-    """The pre-trained file that the official loader takes for a bare model name.
-
-    Among the rows with `ds == "i21k"` (300 epochs) it is the file with the highest `final_val`.
-
-    Args:
-        index: `AugRegIndex`.
-        model: the first part of the file names, such as `"R26_S_32"`.
-
-    Returns:
-        File name without `.npz`; `"augreg/" + name` is its name in the catalogue.
-
-    Raises:
-        ValueError: if the index has no such model.
-    """
-    rows = [row for row in index.filter(ds="i21k") if row.final_val is not None]
-    models = {row.filename.split("-")[0] for row in rows}
-    if model not in models:
-        raise ValueError(_unknown("AugReg model", model, sorted(models)))
-    rows = [row for row in rows if row.filename.split("-")[0] == model]
-    return max(rows, key=lambda row: row.final_val).filename
 
 
 def _unknown(what, name, known):

@@ -8,7 +8,7 @@ import math
 
 import numpy as np
 
-from keras_vit.checkpoints import vit_jax
+from keras_vit.checkpoints import flax_rows, vit_jax
 from keras_vit.checkpoints.tables import Architecture, Format, Row, Signature
 
 # What varies from file to file, each independently of the others; the first is today's spelling.
@@ -38,49 +38,23 @@ LAYOUTS = {
 }
 
 _BLOCK = "Transformer/{block}"
-_ATTENTION = "MultiHeadDotProductAttention_0"
+_ATTENTION = vit_jax.LINEN["attention"]
 
 
-def _encoder_rows():
-    """The rows of one block: those of `vit_jax` in today's spelling, but for a leading axis."""
-    linen = vit_jax.LAYOUTS["linen"]
-    for row in vit_jax.ROWS:
-        if row.scope == "block":
-            key = row.theirs.replace("Transformer/encoderblock_{i}", _BLOCK)
-            for placeholder, text in linen.items():
-                key = key.replace(f"{{{placeholder}}}", text)
-            yield Row("block", row.ours, key, row.shape, f"{{stack}} {row.shape}")
-
-
-# fmt: off
 ROWS = (
     Row("model", "embedding/kernel", "embedding/kernel", "p q C D"),
     Row("model", "embedding/bias", "embedding/bias", "D"),
     Row("class_token", "cls/token", "cls", "1 1 D"),
     Row("positions", "posembed_input/embedding", "{positions}", "1 {rows} D"),
-    *_encoder_rows(),
-    Row("model", "encoder_norm/gamma", "Transformer/encoder_norm/scale", "D"),
-    Row("model", "encoder_norm/beta", "Transformer/encoder_norm/bias", "D"),
+    *flax_rows.encoder_block(_BLOCK, vit_jax.LINEN, "{stack}"),
+    *flax_rows.norm("model", "encoder_norm", "Transformer/encoder_norm", "D"),
     Row("map", "pooling/probe", "{map}probe", "1 1 D"),
-    *(
-        Row("map", f"pooling/attention/{name}_{leaf}", f"{{map}}{_ATTENTION}/{name}/{leaf}", shape)
-        for name in ("query", "key", "value")
-        for leaf, shape in (("kernel", "D k d"), ("bias", "k d"))
-    ),
-    Row("map", "pooling/attention/out_kernel", f"{{map}}{_ATTENTION}/out/kernel", "k d D"),
-    Row("map", "pooling/attention/out_bias", f"{{map}}{_ATTENTION}/out/bias", "D"),
-    Row("map", "pooling/norm/gamma", "{map}LayerNorm_0/scale", "D"),
-    Row("map", "pooling/norm/beta", "{map}LayerNorm_0/bias", "D"),
-    Row("map", "pooling/mlp/dense_1/kernel", "{map}MlpBlock_0/Dense_0/kernel", "D M"),
-    Row("map", "pooling/mlp/dense_1/bias", "{map}MlpBlock_0/Dense_0/bias", "M"),
-    Row("map", "pooling/mlp/dense_2/kernel", "{map}MlpBlock_0/Dense_1/kernel", "M D"),
-    Row("map", "pooling/mlp/dense_2/bias", "{map}MlpBlock_0/Dense_1/bias", "D"),
-    Row("representation", "pre_logits/kernel", "pre_logits/kernel", "D R"),
-    Row("representation", "pre_logits/bias", "pre_logits/bias", "R"),
-    Row("head", "head/kernel", "head/kernel", "F Y"),
-    Row("head", "head/bias", "head/bias", "Y"),
+    *flax_rows.attention("map", "pooling/attention", f"{{map}}{_ATTENTION}"),
+    *flax_rows.norm("map", "pooling/norm", "{map}LayerNorm_0", "D"),
+    *flax_rows.mlp("map", "pooling/mlp", "{map}MlpBlock_0"),
+    *flax_rows.dense("representation", "pre_logits", "pre_logits", "D", "R"),
+    *flax_rows.dense("head", "head", "head", "F", "Y"),
 )
-# fmt: on
 
 
 def read_architecture(view):

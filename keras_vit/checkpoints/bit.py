@@ -3,51 +3,45 @@
 Symbols: c input, m middle and f output channels of a unit, F features, Y classes.
 """
 
+from keras_vit.checkpoints import flax_rows
 from keras_vit.checkpoints.tables import Architecture, Format, Row, Signature
 from keras_vit.checkpoints.vit_jax import stage_depths, unit_symbols
 
 _UNIT = "resnet/block{b}/unit{uu}"
-_CONV = "/standardized_conv2d/kernel"
+_CONV = "/standardized_conv2d"
 _PAPER_UNIT = "block{b}/unit{uu}"
+_ROOT = f"resnet/root_block{_CONV}/kernel"
+# Norms precede their convolutions.
+_NORM_SIZES = ("c", "m", "m")
 
-# fmt: off
 ROWS = (
-    Row("model", "root_conv/kernel", "resnet/root_block" + _CONV, "s t in root"),
-    Row("unit", "block{b}_unit{u}/gn1/gamma", _UNIT + "/a/group_norm/gamma", "c"),
-    Row("unit", "block{b}_unit{u}/gn1/beta", _UNIT + "/a/group_norm/beta", "c"),
-    Row("unit", "block{b}_unit{u}/conv1/kernel", _UNIT + "/a" + _CONV, "1 1 c m"),
-    Row("unit", "block{b}_unit{u}/gn2/gamma", _UNIT + "/b/group_norm/gamma", "m"),
-    Row("unit", "block{b}_unit{u}/gn2/beta", _UNIT + "/b/group_norm/beta", "m"),
-    Row("unit", "block{b}_unit{u}/conv2/kernel", _UNIT + "/b" + _CONV, "s t n m"),
-    Row("unit", "block{b}_unit{u}/gn3/gamma", _UNIT + "/c/group_norm/gamma", "m"),
-    Row("unit", "block{b}_unit{u}/gn3/beta", _UNIT + "/c/group_norm/beta", "m"),
-    Row("unit", "block{b}_unit{u}/conv3/kernel", _UNIT + "/c" + _CONV, "1 1 m f"),
-    Row("projection", "block{b}_unit{u}/conv_proj/kernel", _UNIT + "/a/proj" + _CONV, "1 1 c f"),
-    Row("model", "norm_pre_head/gamma", "resnet/group_norm/gamma", "F"),
-    Row("model", "norm_pre_head/beta", "resnet/group_norm/beta", "F"),
+    Row("model", "root_conv/kernel", _ROOT, "s t in root"),
+    *flax_rows.unit(
+        [f"{_UNIT}/{part}{_CONV}" for part in "abc"],
+        [f"{_UNIT}/{part}/group_norm" for part in "abc"],
+        _NORM_SIZES,
+        leaves=flax_rows.GAMMA_AND_BETA,
+    ),
+    *flax_rows.projection(f"{_UNIT}/a/proj{_CONV}"),
+    *flax_rows.norm(
+        "model", "norm_pre_head", "resnet/group_norm", "F", leaves=flax_rows.GAMMA_AND_BETA
+    ),
     Row("head", "head/kernel", "resnet/head/conv2d/kernel", "F Y", "1 1 F Y"),
     Row("head", "head/bias", "resnet/head/conv2d/bias", "Y"),
 )
 
 PAPER_ROWS = (
     Row("model", "root_conv/kernel", "root_block/conv_root/kernel", "s t in root"),
-    Row("unit", "block{b}_unit{u}/gn1/gamma", _PAPER_UNIT + "/gn1/scale", "c", "{ones} c"),
-    Row("unit", "block{b}_unit{u}/gn1/beta", _PAPER_UNIT + "/gn1/bias", "c", "{ones} c"),
-    Row("unit", "block{b}_unit{u}/conv1/kernel", _PAPER_UNIT + "/conv1/kernel", "1 1 c m"),
-    Row("unit", "block{b}_unit{u}/gn2/gamma", _PAPER_UNIT + "/gn2/scale", "m", "{ones} m"),
-    Row("unit", "block{b}_unit{u}/gn2/beta", _PAPER_UNIT + "/gn2/bias", "m", "{ones} m"),
-    Row("unit", "block{b}_unit{u}/conv2/kernel", _PAPER_UNIT + "/conv2/kernel", "s t n m"),
-    Row("unit", "block{b}_unit{u}/gn3/gamma", _PAPER_UNIT + "/gn3/scale", "m", "{ones} m"),
-    Row("unit", "block{b}_unit{u}/gn3/beta", _PAPER_UNIT + "/gn3/bias", "m", "{ones} m"),
-    Row("unit", "block{b}_unit{u}/conv3/kernel", _PAPER_UNIT + "/conv3/kernel", "1 1 m f"),
-    Row("projection", "block{b}_unit{u}/conv_proj/kernel", _PAPER_UNIT + "/conv_proj/kernel",
-        "1 1 c f"),
-    Row("model", "norm_pre_head/gamma", "norm-pre-head/scale", "F", "{ones} F"),
-    Row("model", "norm_pre_head/beta", "norm-pre-head/bias", "F", "{ones} F"),
-    Row("head", "head/kernel", "head/kernel", "F Y"),
-    Row("head", "head/bias", "head/bias", "Y"),
+    *flax_rows.unit(
+        [f"{_PAPER_UNIT}/conv{n}" for n in (1, 2, 3)],
+        [f"{_PAPER_UNIT}/gn{n}" for n in (1, 2, 3)],
+        _NORM_SIZES,
+        "{ones}",
+    ),
+    *flax_rows.projection(f"{_PAPER_UNIT}/conv_proj"),
+    *flax_rows.norm("model", "norm_pre_head", "norm-pre-head", "F", "{ones}"),
+    *flax_rows.dense("head", "head", "head", "F", "Y"),
 )
-# fmt: on
 
 # What each format's code does around the root's pooling, whose input may be negative.
 PADDINGS = {"bit": "zero", "bit_paper": "infinite"}
@@ -122,7 +116,7 @@ def unsupported_by(name):
 BIT = Format(
     name="bit",
     families=("bit",),
-    signatures=(Signature(("resnet/root_block" + _CONV,)),),
+    signatures=(Signature((_ROOT,)),),
     prefixes=("",),
     layouts={"tensorflow": {}},
     rows=ROWS,
@@ -130,7 +124,7 @@ BIT = Format(
     architecture=architecture_reader(
         "bit",
         block="resnet/block{}/",
-        root="resnet/root_block" + _CONV,
+        root=_ROOT,
         first_norm="resnet/block1/unit01/a/group_norm/gamma",
         head="resnet/head/conv2d",
     ),

@@ -12,12 +12,23 @@ from collections.abc import Callable, Mapping
 import ml_dtypes
 import numpy as np
 
-from keras_vit.checkpoints import readers, safetensors
+from keras_vit.checkpoints import hdf5, readers, safetensors
 from keras_vit.checkpoints.errors import CheckpointError
 
 INDEX_ENDING = ".safetensors.index.json"
 # What a folder is read as, in this order.
-FOLDER_FILES = ("model.keras", "model.safetensors", f"model{INDEX_ENDING}")
+FOLDER_FILES = (
+    "model.keras",
+    "model.safetensors",
+    f"model{INDEX_ENDING}",
+    "model.weights.h5",
+)
+# KerasHub's presets have the backbone in one file and the head in another.  The keys of the second
+# are told from those of the first by its name.
+BACKBONE_FILE = "model.weights.h5"
+TASK_FILE = "task.weights.h5"
+# Beside `config.json`, what the libraries write about pixels and heads.
+SIDE_FILES = ("preprocessor_config.json", "task.json", "image_converter.json")
 MAX_JSON_BYTES = 4 << 20
 HALVES = {"float16": np.dtype("<f2"), "bfloat16": np.dtype(ml_dtypes.bfloat16)}
 
@@ -29,7 +40,8 @@ class Container:
     Attributes:
         headers: key -> what has a `shape` and a `dtype`.
         read: function of a list of keys that gives key -> float32 array.
-        facts: function that gives what the `config.json` beside the file says, {} without one.
+        facts: function that gives what the `config.json` beside the file says, and what other JSON
+            files there say under their names; {} without any.
     """
 
     headers: Mapping
@@ -59,7 +71,7 @@ def file_of(path):
 
 
 def open_container(path):
-    """The arrays of a `.npz` or `.safetensors` file, or of the index of several of the latter.
+    """The arrays of a `.npz`, `.safetensors` or `.h5` file, or of several that belong together.
 
     Raises:
         CheckpointError: if any of the files cannot be read; lists all that is wrong with it.
@@ -68,6 +80,8 @@ def open_container(path):
         headers, read_arrays = _sharded_headers(path), safetensors.read_arrays
     elif path.suffix == ".safetensors":
         headers, read_arrays = safetensors.read_headers(path), safetensors.read_arrays
+    elif path.suffix == ".h5":
+        headers, read_arrays = _h5_headers(path), hdf5.read_arrays
     else:
         headers, read_arrays = readers.read_headers(path), readers.read_arrays
     return Container(
@@ -96,9 +110,20 @@ def _sharded_headers(path):
     return headers
 
 
+def _h5_headers(path):
+    headers, task = hdf5.read_headers(path), path.with_name(TASK_FILE)
+    if path.name == BACKBONE_FILE and task.is_file():
+        headers |= {f"{TASK_FILE}/{key}": header for key, header in hdf5.read_headers(task).items()}
+    return headers
+
+
 def _facts_beside(path):
     config = path.parent / "config.json"
-    return _read_json(config) if config.is_file() else {}
+    facts = _read_json(config) if config.is_file() else {}
+    for name in SIDE_FILES:
+        if (path.parent / name).is_file():
+            facts[name] = _read_json(path.parent / name)
+    return facts
 
 
 def _read_json(path):
@@ -110,6 +135,39 @@ def _read_json(path):
     if len(text) > MAX_JSON_BYTES:
         raise CheckpointError(path, f"is larger than {MAX_JSON_BYTES} bytes")
     return safetensors.parse_json(path, text, "the file")
+
+
+def in_dtype(path, arrays, dtype=None, came_in=None):
+    """float32 arrays in the type that they are to be written in.
+
+    Args:
+        path: for error messages.
+        arrays: key -> float32 array.
+        dtype: `"float32"`, `"float16"` or `"bfloat16"`, to which they are rounded; None for
+            `came_in` if that loses nothing.
+        came_in: the 16-bit type that their file had, or None.
+
+    Raises:
+        CheckpointError: if a value is too large for `dtype`; names every such array.
+        ValueError: for an unknown type.
+    """
+    if dtype is None:
+        return narrowed(arrays, came_in)
+    if dtype == "float32":
+        return arrays
+    if dtype not in HALVES:
+        names = ", ".join(("float32", *HALVES))
+        raise ValueError(f"`dtype` must be one of {names}. Received: {dtype!r}")
+    with np.errstate(over="ignore"):
+        rounded = {key: array.astype(HALVES[dtype]) for key, array in arrays.items()}
+    problems = [
+        f"array {key!r} has values that {dtype} cannot hold"
+        for key, array in rounded.items()
+        if not np.isfinite(array.astype(np.float32)).all()
+    ]
+    if problems:
+        raise CheckpointError(path, problems)
+    return rounded
 
 
 def narrowed(arrays, half):
@@ -133,28 +191,25 @@ def narrowed(arrays, half):
     return changed
 
 
-def write(path, format_, arrays, architecture, layout=None):
-    """Writes a file of a format, and the `config.json` beside it where the format has one.
+def write(path, arrays, side_files=None):
+    """Writes a file of arrays, and the JSON files that belong beside it.
 
     Args:
         path: a file whose name ends with that of a container; replaced if it exists.
-        format_: `Format`.
         arrays: key -> array.
-        architecture: `Architecture` of the model.
-        layout: name of the layout that the arrays are in; None for the format's first.
+        side_files: name of a JSON file in the same folder -> its content.
 
     Raises:
         CheckpointError: if the ending is another, the folder cannot be written, or the disk is
             full.
     """
     if path.suffix not in WRITERS:
-        raise CheckpointError(path, f"the name must end with {' or '.join(WRITERS)}")
+        *most, last = WRITERS
+        raise CheckpointError(path, f"the name must end with {', '.join(most)} or {last}")
     WRITERS[path.suffix](path, arrays)
-    if format_.facts is not None:
-        placeholders = format_.layouts[layout or next(iter(format_.layouts))]
-        facts = format_.facts(architecture, placeholders)
-        with replacing(path.parent / "config.json") as file:
-            file.write(json.dumps(facts, indent=2).encode() + b"\n")
+    for name, content in (side_files or {}).items():
+        with replacing(path.parent / name) as file:
+            file.write(json.dumps(content, indent=2).encode() + b"\n")
 
 
 def write_npz(path, arrays):
@@ -182,12 +237,26 @@ def write_safetensors(path, arrays):
         safetensors.write(file, arrays)
 
 
-WRITERS = {".npz": write_npz, ".safetensors": write_safetensors}
+def write_h5(path, arrays):
+    """The same as an `.h5` file; what belongs into `TASK_FILE` goes into that beside it."""
+    prefix = f"{TASK_FILE}/"
+    task = {k.removeprefix(prefix): a for k, a in arrays.items() if k.startswith(prefix)}
+    if path.name == BACKBONE_FILE and not task and path.with_name(TASK_FILE).exists():
+        raise CheckpointError(
+            path, f"has no head, and the {TASK_FILE} beside it would be taken for its; remove that"
+        )
+    for target, part in ((path.with_name(TASK_FILE), task), (path, arrays)):
+        if part:
+            with replacing(target) as file:
+                hdf5.write(file, {k: a for k, a in part.items() if not k.startswith(prefix)})
+
+
+WRITERS = {".npz": write_npz, ".safetensors": write_safetensors, ".h5": write_h5}
 
 
 @contextlib.contextmanager
 def replacing(path):
-    """A file open for writing bytes, that takes the place of `path` when it is whole."""
+    """A binary file, to write and read, that takes the place of `path` when it is whole."""
     path = pathlib.Path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -195,7 +264,7 @@ def replacing(path):
     except OSError as error:
         raise CheckpointError(path, f"cannot be written: {error.strerror}") from error
     try:
-        with os.fdopen(handle, "wb") as file:
+        with os.fdopen(handle, "w+b") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())

@@ -6,11 +6,13 @@ from keras_vit.checkpoints.big_vision import BIG_VISION
 from keras_vit.checkpoints.bit import BIT, BIT_PAPER
 from keras_vit.checkpoints.errors import CheckpointError
 from keras_vit.checkpoints.huggingface import HUGGINGFACE
+from keras_vit.checkpoints.keras_hub import KERAS_HUB
 from keras_vit.checkpoints.timm import TIMM
 from keras_vit.checkpoints.vit_jax import VIT_JAX
 
 FORMATS = {
-    format_.name: format_ for format_ in (VIT_JAX, BIT, BIG_VISION, BIT_PAPER, TIMM, HUGGINGFACE)
+    format_.name: format_
+    for format_ in (VIT_JAX, BIT, BIG_VISION, BIT_PAPER, TIMM, HUGGINGFACE, KERAS_HUB)
 }
 
 

@@ -4,21 +4,8 @@ Symbols: as in `vit_jax`; b0 u0 a unit's indices from zero.  The `config.json` b
 part of the format: the number of heads, the activation and the epsilon are in no array.
 """
 
-from keras_vit.checkpoints.tables import Architecture, Format, Row, Signature
-from keras_vit.checkpoints.torch_rows import (
-    BIT_NUMBERS,
-    HYBRID_NUMBERS,
-    bit_rows,
-    conv,
-    dense,
-    differences,
-    gelu_of,
-    grid_of,
-    hybrid_rows,
-    norm,
-    resnet_fields,
-    scopes,
-)
+from keras_vit.checkpoints import pixels, torch_rows
+from keras_vit.checkpoints.tables import About, Architecture, Format, Row, Signature
 
 GELUS = {"gelu": "exact", "gelu_pytorch_tanh": "tanh", "gelu_new": "tanh", "gelu_fast": "tanh"}
 # Written, and expected where they are given: other values are other models.
@@ -44,14 +31,14 @@ _UNIT = "encoder.stages.{b0}.layers.{u0}"
 
 # fmt: off
 ROWS = (
-    *hybrid_rows(
+    *torch_rows.hybrid_rows(
         _BACKBONE + ".embedder.convolution", _BACKBONE + ".embedder.norm", f"{_BACKBONE}.{_UNIT}"
     ),
-    *conv("model", "embedding", _PATCHES + ".projection", "p q C D"),
+    *torch_rows.conv("model", "embedding", _PATCHES + ".projection", "p q C D"),
     Row("model", "embedding/bias", _PATCHES + ".projection.bias", "D"),
     Row("class_token", "cls/token", "{vit}embeddings.cls_token", "1 1 D"),
     Row("model", "posembed_input/embedding", "{vit}embeddings.position_embeddings", "1 T D"),
-    *norm("block", "encoderblock_{i}/norm_1", _BLOCK + ".layernorm_before", "D"),
+    *torch_rows.norm("block", "encoderblock_{i}/norm_1", _BLOCK + ".layernorm_before", "D"),
     *(
         row
         for name in ("query", "key", "value")
@@ -66,14 +53,15 @@ ROWS = (
         "k d D", "D k*d"),
     Row("block", "encoderblock_{i}/attention/out_bias", _BLOCK + ".attention.output.dense.bias",
         "D"),
-    *norm("block", "encoderblock_{i}/norm_2", _BLOCK + ".layernorm_after", "D"),
-    *dense("block", "encoderblock_{i}/mlp/dense_1", _BLOCK + ".intermediate.dense", "D", "M"),
-    *dense("block", "encoderblock_{i}/mlp/dense_2", _BLOCK + ".output.dense", "M", "D"),
-    *norm("model", "encoder_norm", "{vit}layernorm", "D"),
-    *dense("representation", "pre_logits", "{vit}pooler.dense", "D", "R"),
-    *dense("head", "head", "classifier", "F", "Y"),
-    *bit_rows("{bit}embedder.convolution", "{bit}" + _UNIT, "{bit}norm"),
-    *dense("bit_head", "head", "classifier.1", "F", "Y"),
+    *torch_rows.norm("block", "encoderblock_{i}/norm_2", _BLOCK + ".layernorm_after", "D"),
+    *torch_rows.dense("block", "encoderblock_{i}/mlp/dense_1", _BLOCK + ".intermediate.dense",
+                      "D", "M"),
+    *torch_rows.dense("block", "encoderblock_{i}/mlp/dense_2", _BLOCK + ".output.dense", "M", "D"),
+    *torch_rows.norm("model", "encoder_norm", "{vit}layernorm", "D"),
+    *torch_rows.dense("representation", "pre_logits", "{vit}pooler.dense", "D", "R"),
+    *torch_rows.dense("head", "head", "classifier", "F", "Y"),
+    *torch_rows.bit_rows("{bit}embedder.convolution", "{bit}" + _UNIT, "{bit}norm"),
+    *torch_rows.dense("bit_head", "head", "classifier.1", "F", "Y"),
 )
 # fmt: on
 
@@ -101,12 +89,12 @@ def _other_resnet(config, expected):
 
 
 def _read_bit(view):
-    fields = resnet_fields(
+    fields = torch_rows.resnet_fields(
         view,
         "{bit}embedder.convolution",
         view.layout["bit"] + "encoder.stages.{}.",
         "layers.{}.",
-        BIT_NUMBERS,
+        torch_rows.BIT_NUMBERS,
     )
     if isinstance(fields, str):
         return fields
@@ -142,7 +130,7 @@ def _read_vit(view):
             "no array tells the number of heads: the config.json that belongs to the file must be "
             f"beside it, with `num_attention_heads` that divide {hidden}. Received: {heads!r}"
         )
-    gelu = gelu_of(config, "hidden_act", GELUS)
+    gelu = torch_rows.gelu_of(config, "hidden_act", GELUS)
     if gelu is None:
         return f"`hidden_act` {config['hidden_act']!r} is not one of {', '.join(GELUS)}"
     epsilon = config.get("layer_norm_eps", 1e-12)
@@ -161,12 +149,12 @@ def _read_vit(view):
     }  # fmt: skip
     family, stride = "vit", 1
     if view.shape(f"{_BACKBONE}.embedder.convolution.weight") is not None:
-        resnet = resnet_fields(
+        resnet = torch_rows.resnet_fields(
             view,
             _BACKBONE + ".embedder.convolution",
             view.layout["vit"] + _BACKBONE.removeprefix("{vit}") + ".encoder.stages.{}.",
             "layers.{}.",
-            HYBRID_NUMBERS,
+            torch_rows.HYBRID_NUMBERS,
         )
         backbone = config.get("backbone_config") or {}
         other = _other_resnet(backbone, BACKBONE_CONFIG) if isinstance(backbone, dict) else None
@@ -175,30 +163,69 @@ def _read_vit(view):
         fields, family = {**fields, **resnet}, "hybrid"
         stride = 4 * 2 ** max(len(resnet["stage_depths"]) - 1, 0)
     cell = [side * stride for side in fields["patch_size"]]
-    grid = grid_of(config.get("image_size"), cell, positions[1] - 1)
+    grid = torch_rows.grid_of(config.get("image_size"), cell, positions[1] - 1)
     return Architecture(family, fields, num_positions=positions[1], grid=grid)
 
 
 def unsupported(architecture):
     """What transformers could not load, or would compute differently."""
     if architecture.family == "bit":
-        return differences(architecture, BIT_NUMBERS)
+        return torch_rows.differences(architecture, torch_rows.BIT_NUMBERS)
     expected = {"position_embedding": "learned", "class_token": True, "pooling": "token"}
     if architecture.fields["num_classes"]:
         # Its pooler belongs to the model without a classifier.
         expected["representation_size"] = None
     if architecture.family == "hybrid":
-        expected |= HYBRID_NUMBERS
+        expected |= torch_rows.HYBRID_NUMBERS
         if not architecture.fields["stage_depths"]:
             return ["a hybrid without stages"]
-    return differences(architecture, expected)
+    return torch_rows.differences(architecture, expected)
 
 
-def facts(architecture, _layout):
-    """The `config.json` with which transformers makes the model."""
+def side_files(architecture, _layout, about):
+    """The `config.json` with which transformers makes the model, and that of its pixels."""
+    files = {"config.json": _model_config(architecture, about.class_names)}
+    if about.preprocessing is not None:
+        channels = architecture.fields["in_channels"]
+        files["preprocessor_config.json"] = pixels.to_huggingface(about.preprocessing, channels)
+    return files
+
+
+def read_about(facts, architecture):
+    """Class names and pixels, where the files beside the arrays tell them."""
+    processor = facts.get("preprocessor_config.json")
+    return About(
+        class_names=_class_names(facts.get("id2label"), architecture.fields["num_classes"]),
+        preprocessing=pixels.from_huggingface(processor) if isinstance(processor, dict) else None,
+    )
+
+
+def _class_names(labels, num_classes):
+    """The names in `id2label`; None for transformers' placeholders and for other than the head's.
+
+    Raises:
+        ValueError: if it does not name each class of the head.
+    """
+    if not isinstance(labels, dict) or not num_classes:
+        return None
+    names = [labels.get(str(i)) for i in range(num_classes)]
+    if len(labels) != num_classes or not all(isinstance(name, str) for name in names):
+        raise ValueError(
+            f"`id2label` in config.json must name each of the {num_classes} classes of the head. "
+            f"Received: {len(labels)} names"
+        )
+    return None if names == _placeholders(num_classes) else tuple(names)
+
+
+def _placeholders(num_classes):
+    return [f"LABEL_{i}" for i in range(num_classes)]
+
+
+def _model_config(architecture, class_names):
     fields = architecture.fields
-    labels = {str(i): f"LABEL_{i}" for i in range(fields["num_classes"])}
-    classes = {"id2label": labels, "label2id": {name: int(i) for i, name in labels.items()}}
+    names = list(class_names or _placeholders(fields["num_classes"]))
+    labels = {str(i): name for i, name in enumerate(names)}
+    classes = {"id2label": labels, "label2id": {name: i for i, name in enumerate(names)}}
     if architecture.family == "bit":
         return {
             "architectures": ["BitForImageClassification" if labels else "BitModel"],
@@ -267,7 +294,9 @@ HUGGINGFACE = Format(
     # Of masked pre-training.
     dropped=(r"(vit\.)?embeddings\.mask_token$",),
     architecture=read_architecture,
-    scopes=scopes(ROWS),
+    scopes=torch_rows.scopes(ROWS),
     unsupported=unsupported,
-    facts=facts,
+    side_files=side_files,
+    about=read_about,
+    folder_file="model.safetensors",
 )

@@ -178,6 +178,19 @@ def _differences(format_, filled, view, shapes, prefix):
     return problems
 
 
+def written_entries(path, format_, architecture, layout=None, prefix=None):
+    """(what stands before every key, the table filled in) of a model that is to be written.
+
+    Raises:
+        CheckpointError: if the format cannot hold this model; lists all reasons.
+    """
+    problems = format_.cannot_hold(architecture)
+    if problems:
+        raise CheckpointError(path, [f"{format_.name} cannot hold {p}" for p in problems])
+    prefix = prefix if format_.keeps_prefix and prefix is not None else format_.prefixes[0]
+    return prefix, entries(format_, architecture, layout)
+
+
 def arrays_for_file(path, format_, architecture, arrays, *, layout=None, prefix=None):
     """Our arrays under their keys and in their shapes.
 
@@ -195,12 +208,8 @@ def arrays_for_file(path, format_, architecture, arrays, *, layout=None, prefix=
     Raises:
         CheckpointError: if the format cannot hold this model, or a variable has no row.
     """
-    problems = format_.cannot_hold(architecture)
-    if problems:
-        raise CheckpointError(path, [f"{format_.name} cannot hold {p}" for p in problems])
     layout = layout or next(iter(format_.layouts))
-    prefix = prefix if format_.keeps_prefix and prefix is not None else format_.prefixes[0]
-    filled = entries(format_, architecture, layout)
+    prefix, filled = written_entries(path, format_, architecture, layout, prefix)
     ours = {entry.ours for entry in filled}
     problems = [f"- {name} is missing in the model" for name in sorted(ours - set(arrays))]
     problems += [f"+ {name} has no place in the file" for name in sorted(set(arrays) - ours)]

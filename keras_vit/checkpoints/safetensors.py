@@ -4,7 +4,6 @@ Read here and not with the package of that name, which knows no bfloat16 in NumP
 are of many kinds.  The data has no checksum, as the format has none.
 """
 
-import dataclasses
 import json
 import math
 import pathlib
@@ -13,7 +12,7 @@ import struct
 import ml_dtypes
 import numpy as np
 
-from keras_vit.checkpoints.arrays import aligned_bytes, as_float32, first_bytes, impostor, read_all
+from keras_vit.checkpoints.arrays import StoredArray, first_bytes, impostor, read_stored
 from keras_vit.checkpoints.errors import CheckpointError
 
 # Twenty times what the largest model needs; the format allows 100 MB, which JSON would blow up.
@@ -28,18 +27,6 @@ DTYPES = {
 SAFETENSORS = "(its first eight bytes are no length of a header that follows)"
 
 
-@dataclasses.dataclass(frozen=True)
-class TensorHeader:
-    """An array that has not been read: its shape and dtype, and where its bytes are."""
-
-    name: str
-    shape: tuple[int, ...]
-    dtype: np.dtype
-    path: pathlib.Path
-    start: int
-    num_bytes: int
-
-
 def read_headers(path):
     """What a `.safetensors` file holds, without reading its data.
 
@@ -47,7 +34,7 @@ def read_headers(path):
         path: a file.
 
     Returns:
-        A dict: array name -> `TensorHeader`, in the order of the data.
+        A dict: array name -> `StoredArray`, in the order of the data.
 
     Raises:
         CheckpointError: if the file is missing, not of this format, truncated, or holds something
@@ -126,7 +113,7 @@ def _header(name, facts, path, data_start):
     expected = math.prod(shape) * DTYPES[dtype].itemsize
     if num_bytes != expected:
         raise ValueError(f"has {num_bytes} bytes where its shape {tuple(shape)} needs {expected}")
-    return TensorHeader(name, tuple(shape), DTYPES[dtype], path, data_start + offsets[0], num_bytes)
+    return StoredArray(name, tuple(shape), DTYPES[dtype], path, data_start + offsets[0], num_bytes)
 
 
 def _are_sizes(values):
@@ -140,7 +127,7 @@ def read_arrays(path, headers):
 
     Args:
         path: for error messages.
-        headers: a dict: any key -> `TensorHeader`.
+        headers: a dict: any key -> `StoredArray`.
 
     Returns:
         A dict with the same keys.
@@ -148,26 +135,7 @@ def read_arrays(path, headers):
     Raises:
         CheckpointError: if the data is cut off, or a value is not finite; names every such array.
     """
-    return read_all(
-        path,
-        {
-            key: (header.name, lambda header=header: _read_array(header))
-            for key, header in headers.items()
-        },
-    )
-
-
-def _read_array(header):
-    raw = aligned_bytes(header.num_bytes)
-    view, done = memoryview(raw), 0
-    with open(header.path, "rb", buffering=0) as file:
-        file.seek(header.start)
-        while done < len(view):
-            count = file.readinto(view[done:])
-            if not count:
-                raise ValueError("is cut off")
-            done += count
-    return as_float32(raw, header.dtype, header.shape)
+    return read_stored(path, headers)
 
 
 def write(file, arrays):

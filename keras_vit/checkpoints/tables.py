@@ -77,8 +77,25 @@ class Signature:
         return present and not any(prefix + key in keys for key in self.absent)
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class About:
+    """What a file says of a model beside its architecture, where it says it.
+
+    Attributes:
+        class_names: a name for each class, or None.
+        preprocessing: the arguments of `Preprocessing`, or None.
+    """
+
+    class_names: tuple[str, ...] | None = None
+    preprocessing: Mapping | None = None
+
+
 def _unchanged(arrays, _architecture, _layout):
     return arrays
+
+
+def _nothing_known(_facts, _architecture):
+    return About()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,8 +120,13 @@ class Format:
         to_table: its inverse.
         keeps_prefix: whether a model that came from under a prefix is written under it again.
         respelled: (pattern, replacement) pairs that bring keys to the table's spelling.
-        facts: (architecture, placeholders) -> what `architecture` reads from a `config.json` beside
-            the arrays; None where the arrays alone tell everything.
+        side_files: (architecture, placeholders, `About`) -> the JSON files that belong beside the
+            arrays, name -> content, `config.json` among them; None where the arrays tell all.
+        about: (facts of a container, architecture) -> `About`; ValueError where they contradict it.
+        layout_for: (name of the file to write, architecture) -> name of the layout; None leaves the
+            choice to the model's origin.
+        folder_file: name of the file with the arrays in a folder of the format; None where a file
+            is all.
     """
 
     name: str
@@ -121,7 +143,10 @@ class Format:
     to_table: Callable = _unchanged
     keeps_prefix: bool = False
     respelled: tuple[tuple[str, str], ...] = ()
-    facts: Callable | None = None
+    side_files: Callable | None = None
+    about: Callable = _nothing_known
+    layout_for: Callable | None = None
+    folder_file: str | None = None
 
     def found_under(self, keys):
         """The prefixes under which a file with these keys has a mark of the format."""

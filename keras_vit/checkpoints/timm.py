@@ -6,22 +6,8 @@ Symbols: as in `vit_jax`; b0 u0 a unit's indices from zero.  The number of heads
 
 import math
 
-from keras_vit.checkpoints import big_vision
-from keras_vit.checkpoints.tables import Architecture, Format, Row, Signature
-from keras_vit.checkpoints.torch_rows import (
-    BIT_NUMBERS,
-    HYBRID_NUMBERS,
-    bit_rows,
-    conv,
-    dense,
-    differences,
-    gelu_of,
-    grid_of,
-    hybrid_rows,
-    norm,
-    resnet_fields,
-    scopes,
-)
+from keras_vit.checkpoints import big_vision, pixels, torch_rows
+from keras_vit.checkpoints.tables import About, Architecture, Format, Row, Signature
 
 # Widths of the published models whose heads do not have 64 features each -> heads.
 HEADS = {1152: 16, 1280: 16, 1408: 16, 1664: 16, 1792: 16}
@@ -52,12 +38,12 @@ _UNIT = "stages.{b0}.blocks.{u0}"
 
 # fmt: off
 ROWS = (
-    *hybrid_rows(_BACKBONE + "{stem}conv", _BACKBONE + "{stem}norm", _BACKBONE + _UNIT),
-    *conv("model", "embedding", "patch_embed.proj", "p q C D"),
+    *torch_rows.hybrid_rows(_BACKBONE + "{stem}conv", _BACKBONE + "{stem}norm", _BACKBONE + _UNIT),
+    *torch_rows.conv("model", "embedding", "patch_embed.proj", "p q C D"),
     Row("model", "embedding/bias", "patch_embed.proj.bias", "D"),
     Row("class_token", "cls/token", "cls_token", "1 1 D"),
     Row("model", "posembed_input/embedding", "pos_embed", "1 {rows} D"),
-    *norm("block", "encoderblock_{i}/norm_1", _BLOCK + ".norm1", "D"),
+    *torch_rows.norm("block", "encoderblock_{i}/norm_1", _BLOCK + ".norm1", "D"),
     *(
         row
         for part, name in enumerate(("query", "key", "value"))
@@ -71,13 +57,13 @@ ROWS = (
     Row("block", "encoderblock_{i}/attention/out_kernel", _BLOCK + ".attn.proj.weight",
         "k d D", "D k*d"),
     Row("block", "encoderblock_{i}/attention/out_bias", _BLOCK + ".attn.proj.bias", "D"),
-    *norm("block", "encoderblock_{i}/norm_2", _BLOCK + ".norm2", "D"),
-    *dense("block", "encoderblock_{i}/mlp/dense_1", _BLOCK + ".mlp.fc1", "D", "M"),
-    *dense("block", "encoderblock_{i}/mlp/dense_2", _BLOCK + ".mlp.fc2", "M", "D"),
-    *norm("model", "encoder_norm", "norm", "D"),
-    *dense("representation", "pre_logits", "pre_logits.fc", "D", "R"),
-    *dense("head", "head", "head", "F", "Y"),
-    *bit_rows("stem.conv", _UNIT, "norm"),
+    *torch_rows.norm("block", "encoderblock_{i}/norm_2", _BLOCK + ".norm2", "D"),
+    *torch_rows.dense("block", "encoderblock_{i}/mlp/dense_1", _BLOCK + ".mlp.fc1", "D", "M"),
+    *torch_rows.dense("block", "encoderblock_{i}/mlp/dense_2", _BLOCK + ".mlp.fc2", "M", "D"),
+    *torch_rows.norm("model", "encoder_norm", "norm", "D"),
+    *torch_rows.dense("representation", "pre_logits", "pre_logits.fc", "D", "R"),
+    *torch_rows.dense("head", "head", "head", "F", "Y"),
+    *torch_rows.bit_rows("stem.conv", _UNIT, "norm"),
     Row("bit_head", "head/kernel", "head.fc.weight", "F Y", "Y F 1 1"),
     Row("bit_head", "head/bias", "head.fc.bias", "Y"),
 )
@@ -104,7 +90,9 @@ def read_architecture(view):
 
 
 def _read_bit(view):
-    fields = resnet_fields(view, "stem.conv", "stages.{}.", "blocks.{}.", BIT_NUMBERS)
+    fields = torch_rows.resnet_fields(
+        view, "stem.conv", "stages.{}.", "blocks.{}.", torch_rows.BIT_NUMBERS
+    )
     if isinstance(fields, str):
         return fields
     if not fields["stage_depths"]:
@@ -132,7 +120,7 @@ def _read_vit(view, arguments):
             f"no array tells the number of heads, and {heads!r} does not divide {hidden}; put it "
             'into a config.json beside the file: {"model_args": {"num_heads": ...}}'
         )
-    gelu = gelu_of(arguments, "act_layer", GELUS)
+    gelu = torch_rows.gelu_of(arguments, "act_layer", GELUS)
     if gelu is None:
         return f"`act_layer` {arguments['act_layer']!r} is not one of {', '.join(GELUS)}"
     class_token = view.shape("cls_token") is not None
@@ -151,8 +139,8 @@ def _read_vit(view, arguments):
     stems = [_BACKBONE + stem for stem in ("stem.conv", "conv")]
     stem_conv = next((stem for stem in stems if view.shape(f"{stem}.weight") is not None), None)
     if stem_conv is not None:
-        resnet = resnet_fields(
-            view, stem_conv, _BACKBONE + "stages.{}.", "blocks.{}.", HYBRID_NUMBERS
+        resnet = torch_rows.resnet_fields(
+            view, stem_conv, _BACKBONE + "stages.{}.", "blocks.{}.", torch_rows.HYBRID_NUMBERS
         )
         if isinstance(resnet, str):
             return resnet
@@ -163,7 +151,7 @@ def _read_vit(view, arguments):
     if all_tokens != (view.layout["rows"] == "T"):
         return None
     patches = rows - (class_token and all_tokens)
-    grid = grid_of(arguments.get("img_size"), cell, patches)
+    grid = torch_rows.grid_of(arguments.get("img_size"), cell, patches)
     return Architecture(family, fields, num_positions=patches + class_token, grid=grid)
 
 
@@ -171,7 +159,7 @@ def _patches_alone(rows, cell, arguments):
     """Whether positions of a model with a class token have no row for it."""
     if "no_embed_class" in arguments:
         return arguments["no_embed_class"] is True
-    if grid_of(arguments.get("img_size"), cell, rows - 1):
+    if torch_rows.grid_of(arguments.get("img_size"), cell, rows - 1):
         return False
     # A square number is never one more than another.
     return rows == math.isqrt(rows) ** 2
@@ -180,7 +168,7 @@ def _patches_alone(rows, cell, arguments):
 def unsupported(architecture):
     """What timm could not load, or would compute differently."""
     if architecture.family == "bit":
-        return differences(architecture, BIT_NUMBERS)
+        return torch_rows.differences(architecture, torch_rows.BIT_NUMBERS)
     fields = architecture.fields
     expected = {
         "position_embedding": "learned",
@@ -188,12 +176,41 @@ def unsupported(architecture):
         "layer_norm_epsilon": 1e-6,
     }
     if architecture.family == "hybrid":
-        expected |= {**HYBRID_NUMBERS, "stage_depths": tuple(HYBRIDS)}
-    return differences(architecture, expected)
+        expected |= {**torch_rows.HYBRID_NUMBERS, "stage_depths": tuple(HYBRIDS)}
+    return torch_rows.differences(architecture, expected)
 
 
-def facts(architecture, layout):
-    """The `config.json` with which timm makes the model."""
+def side_files(architecture, layout, about):
+    """The `config.json` with which timm makes the model, and its pixels and classes."""
+    config = _model_config(architecture, layout)
+    if about.preprocessing is not None:
+        channels = architecture.fields["in_channels"]
+        config["pretrained_cfg"] = pixels.to_timm(about.preprocessing, channels)
+    if about.class_names is not None:
+        config["label_names"] = list(about.class_names)
+    return {"config.json": config}
+
+
+def read_about(facts, architecture):
+    """Class names and pixels, where `config.json` tells them.
+
+    Raises:
+        ValueError: if the names are not those of the head's classes.
+    """
+    names, num_classes = facts.get("label_names"), architecture.fields["num_classes"]
+    if isinstance(names, list) and num_classes and len(names) != num_classes:
+        raise ValueError(
+            f"`label_names` in config.json must name each of the {num_classes} classes of the "
+            f"head. Received: {len(names)} names"
+        )
+    config = facts.get("pretrained_cfg")
+    return About(
+        class_names=tuple(map(str, names)) if isinstance(names, list) and num_classes else None,
+        preprocessing=pixels.from_timm(config) if isinstance(config, dict) else None,
+    )
+
+
+def _model_config(architecture, layout):
     fields = architecture.fields
     if architecture.family == "bit":
         name, width = BITS.get(tuple(fields["stage_depths"])), fields["width_factor"]
@@ -231,9 +248,11 @@ TIMM = Format(
     rows=ROWS,
     dropped=(),
     architecture=read_architecture,
-    scopes=scopes(ROWS),
+    scopes=torch_rows.scopes(ROWS),
     unsupported=unsupported,
     to_model=big_vision.to_model,
     to_table=big_vision.to_table,
-    facts=facts,
+    side_files=side_files,
+    about=read_about,
+    folder_file="model.safetensors",
 )

@@ -4,82 +4,56 @@ Symbols: D hidden, M mlp_dim, k heads, d = D / k, p q patch, C channels that are
 T positions, R representation, Y classes; m middle and f output channels of a unit, c its input's.
 """
 
+from keras_vit.checkpoints import flax_rows
 from keras_vit.checkpoints.tables import Architecture, Format, Row, Signature
 
 # "pre_linen" numbers a block's parts through (the published files), "linen" each kind by itself
 # (what the code writes today).  Group norms were (1, 1, 1, C) in files of before 2022.
-_PRE_LINEN = {
+PRE_LINEN = {
     "norm_1": "LayerNorm_0",
     "attention": "MultiHeadDotProductAttention_1",
     "norm_2": "LayerNorm_2",
     "mlp": "MlpBlock_3",
 }
-_LINEN = {
+LINEN = {
     "norm_1": "LayerNorm_0",
     "attention": "MultiHeadDotProductAttention_0",
     "norm_2": "LayerNorm_1",
     "mlp": "MlpBlock_0",
 }
 LAYOUTS = {
-    "linen": {**_LINEN, "ones": ""},
-    "pre_linen": {**_PRE_LINEN, "ones": "1 1 1"},
-    "pre_linen_squeezed": {**_PRE_LINEN, "ones": ""},
-    "linen_unsqueezed": {**_LINEN, "ones": "1 1 1"},
+    "linen": {**LINEN, "ones": ""},
+    "pre_linen": {**PRE_LINEN, "ones": "1 1 1"},
+    "pre_linen_squeezed": {**PRE_LINEN, "ones": ""},
+    "linen_unsqueezed": {**LINEN, "ones": "1 1 1"},
 }
 
 # An array without elements may claim any size: what follows from it must not take the memory.
 MAX_DEPTH = 10_000
 
 _BLOCK = "Transformer/encoderblock_{i}"
-_ATTENTION = _BLOCK + "/{attention}"
-_MLP = _BLOCK + "/{mlp}"
 _UNIT = "block{b}/unit{u}"
 
-# fmt: off
 ROWS = (
     Row("stem", "conv_root/kernel", "conv_root/kernel", "s t in root"),
-    Row("stem", "gn_root/gamma", "gn_root/scale", "root", "{ones} root"),
-    Row("stem", "gn_root/beta", "gn_root/bias", "root", "{ones} root"),
-    Row("unit", "block{b}_unit{u}/conv1/kernel", _UNIT + "/conv1/kernel", "1 1 c m"),
-    Row("unit", "block{b}_unit{u}/gn1/gamma", _UNIT + "/gn1/scale", "m", "{ones} m"),
-    Row("unit", "block{b}_unit{u}/gn1/beta", _UNIT + "/gn1/bias", "m", "{ones} m"),
-    Row("unit", "block{b}_unit{u}/conv2/kernel", _UNIT + "/conv2/kernel", "s t n m"),
-    Row("unit", "block{b}_unit{u}/gn2/gamma", _UNIT + "/gn2/scale", "m", "{ones} m"),
-    Row("unit", "block{b}_unit{u}/gn2/beta", _UNIT + "/gn2/bias", "m", "{ones} m"),
-    Row("unit", "block{b}_unit{u}/conv3/kernel", _UNIT + "/conv3/kernel", "1 1 m f"),
-    Row("unit", "block{b}_unit{u}/gn3/gamma", _UNIT + "/gn3/scale", "f", "{ones} f"),
-    Row("unit", "block{b}_unit{u}/gn3/beta", _UNIT + "/gn3/bias", "f", "{ones} f"),
-    Row("projection", "block{b}_unit{u}/conv_proj/kernel", _UNIT + "/conv_proj/kernel", "1 1 c f"),
-    Row("projection", "block{b}_unit{u}/gn_proj/gamma", _UNIT + "/gn_proj/scale", "f", "{ones} f"),
-    Row("projection", "block{b}_unit{u}/gn_proj/beta", _UNIT + "/gn_proj/bias", "f", "{ones} f"),
+    *flax_rows.norm("stem", "gn_root", "gn_root", "root", "{ones}"),
+    *flax_rows.unit(
+        [f"{_UNIT}/conv{n}" for n in (1, 2, 3)],
+        [f"{_UNIT}/gn{n}" for n in (1, 2, 3)],
+        ("m", "m", "f"),
+        "{ones}",
+    ),
+    *flax_rows.projection(f"{_UNIT}/conv_proj"),
+    *flax_rows.norm("projection", "block{b}_unit{u}/gn_proj", f"{_UNIT}/gn_proj", "f", "{ones}"),
     Row("model", "embedding/kernel", "embedding/kernel", "p q C D"),
     Row("model", "embedding/bias", "embedding/bias", "D"),
     Row("class_token", "cls/token", "cls", "1 1 D"),
     Row("model", "posembed_input/embedding", "Transformer/posembed_input/pos_embedding", "1 T D"),
-    Row("block", "encoderblock_{i}/norm_1/gamma", _BLOCK + "/{norm_1}/scale", "D"),
-    Row("block", "encoderblock_{i}/norm_1/beta", _BLOCK + "/{norm_1}/bias", "D"),
-    Row("block", "encoderblock_{i}/attention/query_kernel", _ATTENTION + "/query/kernel", "D k d"),
-    Row("block", "encoderblock_{i}/attention/query_bias", _ATTENTION + "/query/bias", "k d"),
-    Row("block", "encoderblock_{i}/attention/key_kernel", _ATTENTION + "/key/kernel", "D k d"),
-    Row("block", "encoderblock_{i}/attention/key_bias", _ATTENTION + "/key/bias", "k d"),
-    Row("block", "encoderblock_{i}/attention/value_kernel", _ATTENTION + "/value/kernel", "D k d"),
-    Row("block", "encoderblock_{i}/attention/value_bias", _ATTENTION + "/value/bias", "k d"),
-    Row("block", "encoderblock_{i}/attention/out_kernel", _ATTENTION + "/out/kernel", "k d D"),
-    Row("block", "encoderblock_{i}/attention/out_bias", _ATTENTION + "/out/bias", "D"),
-    Row("block", "encoderblock_{i}/norm_2/gamma", _BLOCK + "/{norm_2}/scale", "D"),
-    Row("block", "encoderblock_{i}/norm_2/beta", _BLOCK + "/{norm_2}/bias", "D"),
-    Row("block", "encoderblock_{i}/mlp/dense_1/kernel", _MLP + "/Dense_0/kernel", "D M"),
-    Row("block", "encoderblock_{i}/mlp/dense_1/bias", _MLP + "/Dense_0/bias", "M"),
-    Row("block", "encoderblock_{i}/mlp/dense_2/kernel", _MLP + "/Dense_1/kernel", "M D"),
-    Row("block", "encoderblock_{i}/mlp/dense_2/bias", _MLP + "/Dense_1/bias", "D"),
-    Row("model", "encoder_norm/gamma", "Transformer/encoder_norm/scale", "D"),
-    Row("model", "encoder_norm/beta", "Transformer/encoder_norm/bias", "D"),
-    Row("representation", "pre_logits/kernel", "pre_logits/kernel", "D R"),
-    Row("representation", "pre_logits/bias", "pre_logits/bias", "R"),
-    Row("head", "head/kernel", "head/kernel", "F Y"),
-    Row("head", "head/bias", "head/bias", "Y"),
+    *flax_rows.encoder_block(_BLOCK, {part: f"{{{part}}}" for part in LINEN}),
+    *flax_rows.norm("model", "encoder_norm", "Transformer/encoder_norm", "D"),
+    *flax_rows.dense("representation", "pre_logits", "pre_logits", "D", "R"),
+    *flax_rows.dense("head", "head", "head", "F", "Y"),
 )
-# fmt: on
 
 
 def _encoder_fields(view):

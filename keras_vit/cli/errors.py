@@ -106,7 +106,9 @@ def exit_code_and_message(error):
         return FAILURE, _os_error_message(error)
     if isinstance(error, MemoryError):
         return FAILURE, f"out of memory: {error}" if str(error) else "out of memory"
-    if isinstance(error, ValueError | TypeError | RuntimeError) and raised_by_us(error):
+    if isinstance(error, ValueError | TypeError | RuntimeError | ImportError) and raised_by_us(
+        error
+    ):
         # Plain ones are about an argument; a class of its own (CheckpointError) is about a file.
         return USAGE if type(error) in (ValueError, TypeError) else FAILURE, str(error)
     if isinstance(error, ModuleNotFoundError) and not (error.name or "").startswith("keras_vit"):

@@ -2,7 +2,7 @@
 
 import json
 
-from absl import flags
+from absl import flags, logging
 
 from keras_vit.cli import output, training_flags
 from keras_vit.cli.errors import UsageError
@@ -24,7 +24,8 @@ def define_flags(flag_values):
     flags.DEFINE_string(
         "dataset",
         None,
-        "a TFDS name such as digits/upstream, or a folder {train,validation,test}/<class>/<image>",
+        "a name of `keras-vit datasets`, another TFDS name, or a folder "
+        "{train,validation,test}/<class>/<image>",
         required=True,
         flag_values=flag_values,
     )
@@ -36,7 +37,14 @@ def define_flags(flag_values):
         lower_bound=1,
         flag_values=flag_values,
     )
+    flags.DEFINE_string(
+        "real_labels",
+        None,
+        "an official real.json, to score imagenet2012's test split by the ReaL labels",
+        flag_values=flag_values,
+    )
     training_flags.define_data(flag_values)
+    training_flags.define_bad_fraction(flag_values)
     flags.DEFINE_string(
         "output", None, "a JSON file to write the metrics to", flag_values=flag_values
     )
@@ -55,29 +63,46 @@ def run(flag_values, arguments):
         path = output.check_new_file(path, flag_values.overwrite)
 
     import keras_vit
-    from keras_vit.data import pipeline
+    from keras_vit.data import pipeline, validation
     from keras_vit.evaluation.classification import evaluate
 
     info = pipeline.resolve(
         flag_values.dataset, flag_values.data_dir, download=flag_values.download
     )
     info.num_examples(flag_values.split)  # an unknown split is found before a large model is read
+    skipped = []
+    if flag_values.max_bad_fraction is not None:
+        info, skipped = validation.resolve_without_bad(
+            info, splits=[flag_values.split], max_bad_fraction=flag_values.max_bad_fraction
+        )
+        for entry in skipped:
+            logging.warning("left out: %s", entry)
     model = keras_vit.from_pretrained(flag_values.model)
     metrics = {
         "model": flag_values.model,
         "dataset": info.name,
         "split": flag_values.split,
-        **evaluate(model, info, flag_values.split, flag_values.batch_size),
+        **evaluate(
+            model,
+            info,
+            flag_values.split,
+            flag_values.batch_size,
+            real_labels=flag_values.real_labels,
+        ),
     }
     if path is not None:
         output.write_json(path, metrics)
     if flag_values.json:
         print(json.dumps(metrics))
         return
+    shown = ("accuracy", "top5_accuracy", "loss", "count", "unlabelled", "classes")
     rows = [
-        ("accuracy", f"{metrics['accuracy']:.4f}"),
-        ("loss", f"{metrics['loss']:.4f}"),
-        ("images", metrics["count"]),
+        (
+            {"count": "images", "top5_accuracy": "top-5 accuracy"}.get(name, name),
+            f"{metrics[name]:.4f}" if isinstance(metrics[name], float) else metrics[name],
+        )
+        for name in shown
+        if name in metrics
     ]
     if path is not None:
         rows.append(("written to", path))

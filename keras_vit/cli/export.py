@@ -1,15 +1,23 @@
-"""`keras-vit export`: a SavedModel for TensorFlow Serving."""
+"""`keras-vit export`: a model for servers and other runtimes."""
 
+import dataclasses
 import json
 import pathlib
 
 from absl import flags
 
-from keras_vit.cli import output
+from keras_vit.cli import output, training_flags
 from keras_vit.cli.errors import CommandError, UsageError
 
-SUMMARY = "write a model as a SavedModel that takes image bytes, in TensorFlow Serving's layout"
-USAGE = "keras-vit export --model=SOURCE [FLAGS] DIR"
+SUMMARY = "write a model for TensorFlow Serving, as a SavedModel that takes image bytes, or others"
+USAGE = "keras-vit export --model=SOURCE [FLAGS] PATH"
+
+# What each format writes, and the flags that only one of them has.
+FORMATS = ("saved_model", "onnx", "litert")
+SAVED_MODEL_FLAGS = (
+    *("top_k", "activation", "on_bad_image", "max_batch_size", "max_pixels", "attention", "jit"),
+    *("dtype", "warm_up", "batching", "dataset", "split"),
+)
 
 
 def define_flags(flag_values):
@@ -20,6 +28,13 @@ def define_flags(flag_values):
         "a .keras file, an official checkpoint, the folder of a training run, or a name of "
         "`keras-vit models --checkpoints`",
         required=True,
+        flag_values=flag_values,
+    )
+    flags.DEFINE_enum(
+        "format",
+        "saved_model",
+        FORMATS,
+        "saved_model writes PATH/<version>/; onnx and litert write the file PATH, and PATH.json",
         flag_values=flag_values,
     )
     flags.DEFINE_string(
@@ -36,38 +51,198 @@ def define_flags(flag_values):
         "makes probabilities of the model's scores",
         flag_values=flag_values,
     )
+    flags.DEFINE_enum(
+        "on_bad_image",
+        "error",
+        ["error", "mark"],
+        "fail a request that holds a bad image, or say why in its output `error` and answer the "
+        "others",
+        flag_values=flag_values,
+    )
+    flags.DEFINE_integer(
+        "max_batch_size",
+        256,
+        "the largest number of images in a request",
+        lower_bound=1,
+        flag_values=flag_values,
+    )
+    flags.DEFINE_integer(
+        "max_pixels",
+        2**25,
+        "the largest height x width of an image that is decoded",
+        lower_bound=1,
+        flag_values=flag_values,
+    )
+    flags.DEFINE_boolean(
+        "attention",
+        False,
+        "add a signature for the attention of the last encoder block",
+        flag_values=flag_values,
+    )
+    flags.DEFINE_boolean("jit", False, "compile the model with XLA", flag_values=flag_values)
+    flags.DEFINE_enum(
+        "dtype",
+        None,
+        ["float32", "bfloat16", "float16"],
+        "what to compute in (saved_model: float32, bfloat16), or to store weights in (litert: "
+        "float32, float16)",
+        flag_values=flag_values,
+    )
+    flags.DEFINE_enum(
+        "quantization",
+        None,
+        ["int8"],
+        "store the kernels with 8 bits (saved_model and litert)",
+        flag_values=flag_values,
+    )
+    flags.DEFINE_boolean(
+        "warm_up",
+        False,
+        "write requests that TensorFlow Serving replays before it serves; needs "
+        "tensorflow-serving-api",
+        flag_values=flag_values,
+    )
+    flags.DEFINE_boolean(
+        "batching",
+        False,
+        "write TensorFlow Serving's batching parameters beside the versions; needs "
+        "--on_bad_image=mark",
+        flag_values=flag_values,
+    )
+    flags.DEFINE_string(
+        "dataset",
+        None,
+        "data set on whose --split the accuracy of the model and of the export are compared",
+        flag_values=flag_values,
+    )
+    flags.DEFINE_string("split", "test", "split of --dataset", flag_values=flag_values)
+    training_flags.define_data(flag_values)
+    flags.DEFINE_boolean(
+        "overwrite",
+        False,
+        "replace the file of --format=onnx or litert if it exists",
+        flag_values=flag_values,
+    )
 
 
 def run(flag_values, arguments):
-    """Exports, and prints where to and with which signatures."""
+    """Exports, and prints where to, with which signatures, and what was measured."""
     if len(arguments) != 1:
-        raise UsageError(f"export needs one folder to write into. Received: {len(arguments)}")
-    directory = pathlib.Path(arguments[0])
-    output.check_writable_folder(directory)
+        raise UsageError(f"export needs one path to write to. Received: {len(arguments)}")
+    path = pathlib.Path(arguments[0])
     class_names = _read_class_names(flag_values.class_names)
+    if flag_values.format == "saved_model":
+        output.check_writable_folder(path)
+        _export_saved_model(flag_values, path, class_names)
+    else:
+        _check_flags(flag_values)
+        output.check_new_file(path, flag_values.overwrite)
+        _export_file(flag_values, path, class_names)
+
+
+def _check_flags(flag_values):
+    own = {"litert": ("dtype",)}.get(flag_values.format, ())
+    for name in SAVED_MODEL_FLAGS:
+        if flag_values[name].present and name not in own:
+            raise UsageError(f"--{name} is of --format=saved_model, not of {flag_values.format}")
+    if flag_values.format == "onnx" and flag_values.quantization:
+        raise UsageError("--quantization is of --format=saved_model and litert, not of onnx")
+
+
+def _export_saved_model(flag_values, directory, class_names):
+    from keras_vit.serving.options import ServingOptions
+
+    fields = [field.name for field in dataclasses.fields(ServingOptions)]
+    options = ServingOptions(**{name: flag_values[name].value for name in fields})
+    if flag_values.dataset is not None:
+        from keras_vit.data import pipeline
+
+        info = pipeline.resolve(
+            flag_values.dataset, flag_values.data_dir, download=flag_values.download
+        )
+        info.num_examples(flag_values.split)  # an unknown split is found before the model is read
 
     import keras_vit
-    from keras_vit.serving.export import MODEL_JSON, export
+    from keras_vit.serving.export import MODEL_JSON, export_with_report
+    from keras_vit.serving.versions import folder_bytes
 
     model = keras_vit.from_pretrained(flag_values.model)
-    version = export(
+    version, report = export_with_report(
         model,
         directory,
+        options,
         class_names=class_names,
-        top_k=flag_values.top_k,
-        activation=flag_values.activation,
+        metrics=_read_metrics(flag_values.model),
+        warm_up=flag_values.warm_up,
+        batching=flag_values.batching,
     )
     description = json.loads((version / "assets" / MODEL_JSON).read_text(encoding="utf-8"))
+    difference = max(report.differences.values())
+    rows = [
+        ("SavedModel", version),
+        ("size", f"{folder_bytes(version) / 1e6:.1f} MB"),
+        ("description", version / "assets" / MODEL_JSON),
+        ("signatures", ", ".join(description["signatures"])),
+        ("difference", f"{difference:.1e} of the largest output, at most"),
+        *(
+            (f"batch of {size}", f"{1000 * seconds:.0f} ms on this CPU, JPEGs of 480 x 640")
+            for size, seconds in report.seconds.items()
+        ),
+    ]
+    if flag_values.dataset is not None:
+        rows += _accuracy_rows(model, version, info, flag_values.split)
+    rows.append(("serve with", f"tensorflow_model_server --model_base_path={directory.absolute()}"))
     output.print_summary(
-        f"exported {model.name}, {description['num_classes']} classes; the written model gives the "
-        "logits of the original",
+        f"exported {model.name}, {description['num_classes']} classes; a process with TensorFlow "
+        "alone gave the numbers of the original",
+        rows,
+    )
+
+
+def _accuracy_rows(model, version, info, split):
+    from keras_vit.evaluation import classification
+    from keras_vit.serving.predict import SavedModelClassifier
+
+    batches = classification.evaluation_batches(model, info, split, 64)
+    before = classification.evaluate_batches(model, batches)
+    after = classification.evaluate_batches(SavedModelClassifier(version), batches)
+    change = after["accuracy"] - before["accuracy"]
+    return [
+        (
+            "accuracy",
+            f"{before['accuracy']:.4f} -> {after['accuracy']:.4f} ({change:+.4f}) on "
+            f"{before['count']} images of {info.name} {split}",
+        )
+    ]
+
+
+def _export_file(flag_values, path, class_names):
+    import keras_vit
+    from keras_vit.serving import runtimes
+
+    export = {"onnx": runtimes.export_onnx, "litert": runtimes.export_litert}[flag_values.format]
+    storage = {}
+    if flag_values.format == "litert":
+        storage["storage"] = flag_values.quantization or flag_values.dtype or "float32"
+    model = keras_vit.from_pretrained(flag_values.model)
+    report = export(model, path, class_names=class_names, **storage)
+    output.print_summary(
+        f"exported {model.name} to {flag_values.format}; its runtime gave the numbers of the "
+        "original",
         [
-            ("SavedModel", version),
-            ("description", version / "assets" / MODEL_JSON),
-            ("signatures", ", ".join(description["signatures"])),
-            ("serve with", f"tensorflow_model_server --model_base_path={directory.absolute()}"),
+            ("file", path),
+            ("size", f"{path.stat().st_size / 1e6:.1f} MB"),
+            ("description", f"{path}.json"),
+            ("format", report.format),
+            ("difference", f"{report.difference:.1e} of the largest logit, at most"),
         ],
     )
+
+
+def _read_metrics(source):
+    """What a training run says about its model."""
+    file = pathlib.Path(source) / "metrics.json"
+    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
 
 
 def _read_class_names(path):

@@ -26,8 +26,11 @@ COMMANDS = {
     "evaluate": "keras_vit.cli.evaluate",
     "predict": "keras_vit.cli.predict",
     "export": "keras_vit.cli.export",
+    "convert": "keras_vit.cli.convert",
     "models": "keras_vit.cli.models",
+    "validate": "keras_vit.cli.validate",
     "recipes": "keras_vit.cli.recipes",
+    "datasets": "keras_vit.cli.datasets",
 }
 
 

@@ -1,6 +1,8 @@
-"""`keras-vit models`: what `--model` and `create_model` understand."""
+"""`keras-vit models`: what `--model` and `create_model` understand, with size and accuracy.
 
-import dataclasses
+GFLOPs are multiply-adds in billions for one image (`keras_vit.evaluation.cost`).
+"""
+
 import difflib
 import json
 
@@ -8,14 +10,34 @@ from absl import flags
 
 from keras_vit.cli.errors import UsageError
 
-SUMMARY = "list the models that can be made, or the official checkpoints"
+SUMMARY = "list the models that can be made, or the official checkpoints, and what they cost"
 USAGE = "keras-vit models [FLAGS] [PATTERN]"
+
+# Columns of numbers: what stands above them.
+HEADERS = {
+    "image_size": "pixels",
+    "num_classes": "classes",
+    "num_params": "params",
+    "gflops": "GFLOPs",
+    "accuracy": "top-1",
+    "finetuned_accuracy": "fine-tuned",
+}
+CELLS = {
+    "num_params": lambda value: f"{value / 1e6:.1f}M",
+    "gflops": lambda value: f"{value:.1f}",
+    "accuracy": lambda value: f"{value:.1f}",
+    "finetuned_accuracy": lambda value: f"{value:.1f}",
+}
 
 
 def define_flags(flag_values):
     """Defines the flags of this command."""
     flags.DEFINE_boolean(
-        "checkpoints", False, "list the official checkpoints instead", flag_values=flag_values
+        "checkpoints",
+        False,
+        "list the official checkpoints instead: top-1 is ImageNet accuracy of the file in percent, "
+        "fine-tuned that after fine-tuning it",
+        flag_values=flag_values,
     )
     flags.DEFINE_boolean("json", False, "print one JSON object a line", flag_values=flag_values)
 
@@ -37,17 +59,25 @@ def run(flag_values, arguments):
         for row in rows:
             print(json.dumps(row))
         return
-    columns = {name: [name, *(_cell(name, row[name]) for row in rows)] for name in rows[0]}
+    columns = {
+        name: [HEADERS.get(name, name), *(_cell(name, row[name]) for row in rows)]
+        for name in rows[0]
+    }
     widths = [max(map(len, cells)) for cells in columns.values()]
     for cells in zip(*columns.values(), strict=True):
-        line = "  ".join(f"{cell:{width}}" for cell, width in zip(cells, widths, strict=True))
-        print(line.rstrip())
+        print("  ".join(map(_aligned, columns, cells, widths)).rstrip())
+
+
+def _aligned(column, cell, width):
+    return f"{cell:>{width}}" if column in HEADERS else f"{cell:{width}}"
 
 
 def _cell(column, value):
     if isinstance(value, tuple | list):
         value = ("x" if column == "patch_size" else "-").join(map(str, value))
-    return "-" if value in (None, "") else str(value)
+    if value in (None, ""):
+        return "-"
+    return CELLS.get(column, str)(value)
 
 
 def _model_rows(pattern):
@@ -58,13 +88,57 @@ def _model_rows(pattern):
     for name in list_models(pattern):
         model_class, config = get_preset(name)
         values = {field: getattr(config, field, None) for field in fields}
-        rows.append({"name": name, "family": model_class.__name__, **values})
+        rows.append({"name": name, "family": model_class.__name__, **_cost(config), **values})
     return rows
 
 
 def _checkpoint_rows(pattern):
     from keras_vit.checkpoints.catalog import get_checkpoint, list_checkpoints
 
-    fields = ("name", "architecture", "image_size", "num_classes", "accuracy", "training")
-    checkpoints = [dataclasses.asdict(get_checkpoint(name)) for name in list_checkpoints(pattern)]
-    return [{field: checkpoint[field] for field in fields} for checkpoint in checkpoints]
+    rows = []
+    for name in list_checkpoints(pattern):
+        row = get_checkpoint(name)
+        known = {} if row.num_params is None else {"num_params": row.num_params}
+        rows.append(
+            {
+                "name": name,
+                "architecture": row.architecture,
+                "image_size": row.image_size,
+                "num_classes": row.num_classes,
+                **_cost(_config(row)),
+                **known,
+                "accuracy": row.accuracy,
+                "finetuned_accuracy": row.finetuned_accuracy,
+                "training": row.training,
+            }
+        )
+    return rows
+
+
+def _cost(config):
+    from keras_vit.evaluation import cost
+
+    return {
+        "num_params": cost.count_parameters(config),
+        "gflops": round(cost.count_multiply_adds(config) / 1e9, 3),
+    }
+
+
+def _config(row):
+    """The configuration of the model in an official file."""
+    from keras_vit.models.classifier import replace_fields
+    from keras_vit.models.presets import get_preset, list_models
+
+    name, _, patch_size = row.architecture.rpartition("/")
+    changes = {"num_classes": row.num_classes, "image_size": (row.image_size, row.image_size)}
+    if not name:
+        return replace_fields(get_preset(row.architecture)[1], changes)
+    if row.representation_layer:
+        changes["representation_size"] = get_preset(f"{name}/{patch_size}")[1].hidden_size
+    if not row.class_token:
+        changes |= {"class_token": False, "pooling": "mean"}
+    # A patch size that is no preset's (ViT-B/30).
+    if row.architecture not in list_models(f"{name}/*"):
+        changes["patch_size"] = int(patch_size)
+        return replace_fields(get_preset(f"{name}/16")[1], changes)
+    return replace_fields(get_preset(row.architecture)[1], changes)

@@ -7,7 +7,7 @@ import sys
 
 from absl import flags
 
-from keras_vit.cli import errors, streams
+from keras_vit.cli import errors, output, prediction_file, streams
 from keras_vit.cli.errors import UsageError
 
 SUMMARY = "name the classes of image files, with probabilities"
@@ -50,6 +50,19 @@ def define_flags(flag_values):
         "error",
         flag_values=flag_values,
     )
+    flags.DEFINE_string(
+        "output",
+        None,
+        "write to this file instead, .csv or .jsonl; an interrupted command goes on where it "
+        "stopped",
+        flag_values=flag_values,
+    )
+    flags.DEFINE_boolean(
+        "overwrite",
+        False,
+        "replace the output if it exists, and begin anew if it is unfinished",
+        flag_values=flag_values,
+    )
 
 
 def run(flag_values, arguments):
@@ -60,27 +73,66 @@ def run(flag_values, arguments):
         raise UsageError(
             "predict needs paths of image files or folders, or - for a list of paths on stdin"
         )
+    path = flag_values.output
+    if path is not None:
+        path = prediction_file.check_output(path, flag_values.overwrite)
     paths = _expand_stdin(arguments)
 
     from keras_vit.serving import predict
 
     files, failures = predict.find_images(paths)
-    for failure in failures:
-        _report(failure, flag_values.json)
-    if files:
-        classifier = _load(flag_values)
-        answers = predict.predict(
-            classifier,
-            files,
-            batch_size=flag_values.batch_size,
-            top_k=flag_values.top_k,
-            activation=flag_values.activation,
-        )
-        for answer in _with_progress(answers, len(files)):
+    if path is None:
+        num_errors = 0
+        for answer in _answers(_load, flag_values, files, failures):
             _report(answer, flag_values.json)
-            if answer.error is not None:
-                failures.append(answer)
-    return errors.FAILURE if failures else errors.SUCCESS
+            num_errors += answer.error is not None
+        return errors.FAILURE if num_errors else errors.SUCCESS
+    return _write(flag_values, path, files, failures)
+
+
+def _answers(load, flag_values, files, failures):
+    """Yields an `ImagePredictions` for each path; the model is loaded if there is a file."""
+    yield from failures
+    if not files:
+        return
+
+    from keras_vit.serving import predict
+
+    answers = predict.predict(
+        load(flag_values),
+        files,
+        batch_size=flag_values.batch_size,
+        top_k=flag_values.top_k,
+        activation=flag_values.activation,
+    )
+    yield from _with_progress(answers, len(files))
+
+
+def _write(flag_values, path, files, failures):
+    """Writes the answers that are not there yet; returns the exit code."""
+    classifier = _load(flag_values)
+    top_k = min(flag_values.top_k, classifier.num_classes)
+    settings = {
+        "model": str(getattr(classifier, "folder", flag_values.model)),
+        "top_k": top_k,
+        "activation": flag_values.activation or classifier.activation,
+    }
+    file = prediction_file.PredictionFile(path, settings, top_k, flag_values.overwrite)
+    num_before = len(file.done)
+    try:
+        files = [name for name in files if os.fspath(name) not in file.done]
+        failures = [failure for failure in failures if failure.path not in file.done]
+        for answer in _answers(lambda _: classifier, flag_values, files, failures):
+            file.write(answer)
+            _report_error(answer)
+        file.finish()
+    finally:
+        file.close()
+    rows = [("answers", len(file.done)), ("unreadable", file.num_errors), ("written to", path)]
+    if num_before:
+        rows.insert(0, ("from before", num_before))
+    output.print_summary(f"predicted with {settings['model']}", rows)
+    return errors.FAILURE if file.num_errors else errors.SUCCESS
 
 
 def _expand_stdin(arguments):
@@ -123,6 +175,10 @@ def _report(answer, as_json):
             for prediction in answer.predictions
         ]
         _print("\n".join([answer.path, *lines]))
+    _report_error(answer)
+
+
+def _report_error(answer):
     if answer.error is not None:
         streams.say(f"error: {answer.path}: {answer.error}")
 

@@ -22,6 +22,7 @@ def run(flag_values, arguments):
 
     from keras_vit.training.run import pretrain
 
+    keywords["strategy"] = training_flags.placement(flag_values)
     logging.set_verbosity(logging.INFO)
     result = pretrain(flag_values.dataset, flag_values.workdir, **keywords)
     dataset = result.metrics["dataset"]

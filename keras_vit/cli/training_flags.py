@@ -6,6 +6,7 @@ from absl import flags
 
 from keras_vit.cli import output
 from keras_vit.training.recipes import parse_overrides
+from keras_vit.training.strategy import STRATEGIES, place
 
 
 def define(flag_values, recipe):
@@ -46,6 +47,7 @@ def define(flag_values, recipe):
         flag_values=flag_values,
     )
     define_data(flag_values)
+    define_bad_fraction(flag_values)
     flags.DEFINE_boolean(
         "overwrite",
         False,
@@ -56,6 +58,23 @@ def define(flag_values, recipe):
         "checkpoint_steps",
         None,
         "save what the run needs to go on every so many steps, not only at each report",
+        lower_bound=1,
+        flag_values=flag_values,
+    )
+    flags.DEFINE_enum(
+        "strategy",
+        "auto",
+        list(STRATEGIES),
+        "on which devices; auto takes the workers of TF_CONFIG, or all accelerators that are here",
+        flag_values=flag_values,
+    )
+    flags.DEFINE_string(
+        "tpu", None, "name of a Cloud TPU, for --strategy=tpu", flag_values=flag_values
+    )
+    flags.DEFINE_integer(
+        "model_shards",
+        2,
+        "on how many devices --strategy=model_parallel splits each block",
         lower_bound=1,
         flag_values=flag_values,
     )
@@ -73,6 +92,19 @@ def define_data(flag_values):
     )
 
 
+def define_bad_fraction(flag_values):
+    """Defines how many bad images may be left out."""
+    flags.DEFINE_float(
+        "max_bad_fraction",
+        None,
+        "leave out bad images if no more than this share of a split is bad, 0.01 for example; all "
+        "images are decoded once before the work; by default the first bad one stops it",
+        lower_bound=0.0,
+        upper_bound=0.999,
+        flag_values=flag_values,
+    )
+
+
 def arguments(flag_values):
     """The keyword arguments of `pretrain` and `finetune` that the flags give.
 
@@ -85,10 +117,20 @@ def arguments(flag_values):
         "data_dir": flag_values.data_dir,
         "shots": flag_values.shots,
         "download": flag_values.download,
+        "max_bad_fraction": flag_values.max_bad_fraction,
         "overwrite": flag_values.overwrite,
         "checkpoint_steps": flag_values.checkpoint_steps,
         **parse_overrides(flag_values["set"].value),
     }
+
+
+def placement(flag_values):
+    """The `Placement` that the flags name; call it before anything else of TensorFlow.
+
+    Raises:
+        ValueError: as `keras_vit.training.strategy.place`.
+    """
+    return place(flag_values.strategy, tpu=flag_values.tpu, model_shards=flag_values.model_shards)
 
 
 def print_result(title, result, as_json):
@@ -108,12 +150,12 @@ def print_result(title, result, as_json):
         for split in ("train", "validation", "test")
         if split in metrics
     ]
-    rows.append(
-        (
-            "work",
-            f"{metrics['steps']} steps in {metrics['seconds']:.1f} s, "
-            f"{metrics['images_per_second']:.0f} images/s",
-        )
-    )
+    work = f"{metrics['steps']} steps in {metrics['seconds']:.1f} s, "
+    work += f"{metrics['images_per_second']:.0f} images/s"
+    if metrics["waiting_share"] is not None:
+        work += f", {100 * metrics['waiting_share']:.0f} % waiting for data"
+    rows.append(("work", work))
+    if metrics["num_skipped"]:
+        rows.append(("left out", f"{metrics['num_skipped']} bad images, see skipped.jsonl"))
     rows += [(name, path) for name, path in result.files.items()]
     output.print_summary(title, rows)

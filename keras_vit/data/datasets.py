@@ -3,91 +3,20 @@
 import contextlib
 import dataclasses
 import difflib
+import importlib
 import io
-import math
 import os
 import pathlib
 import sys
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
+from absl import logging
 
-from keras_vit.data import folders
+from keras_vit.data import folders, listing, shards, table
+from keras_vit.data.sources import FolderSource, TfdsSource
 
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class FolderSource:
-    """Images in files: `splits` maps a split's name to its `FolderSplit`."""
-
-    splits: Mapping[str, folders.FolderSplit]
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class TfdsSource:
-    """Images in a prepared TFDS `builder`, under two of its features' names.
-
-    Args:
-        builder: the TFDS builder.
-        image_key: the name of the feature that is the image.
-        label_key: the name of the feature that is the label.
-        splits: our name of a split -> the TFDS slice that it is, such as "train[:98%]"; other names
-            and slices go to TFDS as they are.
-    """
-
-    builder: Any
-    image_key: str
-    label_key: str
-    splits: Mapping[str, str] = dataclasses.field(default_factory=dict)
-
-    def tfds_split(self, split):
-        """The TFDS slice that a split is."""
-        return self.splits.get(split, split)
-
-    def num_examples(self, split):
-        """The number of examples of a split."""
-        return self.builder.info.splits[self.tfds_split(split)].num_examples
-
-    def num_bytes(self, split):
-        """What a split takes on disk, in bytes; of slices an estimate from above."""
-        # TFDS calls the size of a slice 0.
-        spec = self.tfds_split(split)
-        wholes = [self.builder.info.splits[part.split("[")[0]] for part in spec.split("+")]
-        largest = max(whole.num_bytes / max(whole.num_examples, 1) for whole in wholes)
-        return math.ceil(largest * self.num_examples(split))
-
-    @property
-    def image_shape(self):
-        """(H, W, C) of every image in pixels; None where they differ."""
-        return self.builder.info.features[self.image_key].shape
-
-    def stream(self, split):
-        """Reads a split in the order in which it was written.
-
-        Args:
-            split: one of our splits, or a TFDS slice.
-
-        Returns:
-            A finite `tf.data.Dataset` of (image, label): the image is a scalar string, encoded, or
-            uint8 (H, W, 3) where the data set holds no encoded image; the label is int64, a scalar,
-            or (K,) padded with -1 where an image may have several.
-
-        Raises:
-            tf.errors.FailedPreconditionError: at the end, if there are fewer examples than the
-                metadata says.
-        """
-        import tensorflow as tf
-        import tensorflow_datasets as tfds
-
-        stream = self.builder.as_dataset(
-            split=self.tfds_split(split),
-            decoders={self.image_key: tfds.decode.SkipDecoding()},
-            read_config=tfds.ReadConfig(try_autocache=False),
-            shuffle_files=False,
-        )
-        # A file that was cut on the border of a record would end early without a word.
-        stream = stream.apply(tf.data.experimental.assert_cardinality(self.num_examples(split)))
-        return stream.map(lambda example: (example[self.image_key], example[self.label_key]))
+__all__ = ["DatasetInfo", "FolderSource", "TfdsSource", "resolve"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -99,12 +28,14 @@ class DatasetInfo:
         class_names: the classes, in the order of their labels.
         split_sizes: the number of examples of each split.
         source: where the examples are, a `FolderSource` or a `TfdsSource`.
+        evaluation: how accuracy is computed, `table.TOP_1`, `ANY_LABEL` or `SHARED_CLASSES`.
     """
 
     name: str
     class_names: tuple[str, ...]
     split_sizes: Mapping[str, int]
     source: FolderSource | TfdsSource
+    evaluation: str = table.TOP_1
 
     @property
     def num_classes(self):
@@ -168,7 +99,7 @@ def _unknown_name(name, known, data_dir):
     prepared = []
     with contextlib.suppress(OSError):
         prepared = [entry.name for entry in os.scandir(data_dir) if entry.is_dir()]
-    candidates = sorted({*known, *prepared, "digits/upstream", "digits/downstream", "digits/all"})
+    candidates = sorted({*known, *prepared, *listing.list_datasets()})
     close = difflib.get_close_matches(name, candidates, n=5)
     close = close or difflib.get_close_matches(name.split("/")[0], candidates, n=5)
     return ValueError(
@@ -182,6 +113,17 @@ def _unknown_name(name, known, data_dir):
     )
 
 
+def _manual_files(builder):
+    """What the user of a data set that cannot be downloaded has to do."""
+    instructions = builder.MANUAL_DOWNLOAD_INSTRUCTIONS
+    if not instructions:
+        return ""
+    folder = os.path.join(builder._data_dir_root, "downloads", "manual")
+    return f" TFDS cannot download it: its files belong into {folder}. " + " ".join(
+        instructions.split()
+    )
+
+
 def _prepare(builder, name, download):
     """Prepares a TFDS data set; the embedded one at once, another one if the user asked for it."""
     import tensorflow_datasets as tfds
@@ -192,6 +134,7 @@ def _prepare(builder, name, download):
             "A data set must be prepared before it is read, and nothing is downloaded without "
             f"being asked. Received: {name!r}, not found in {builder.data_dir}; pass "
             "`download=True` (on the command line `--download`) or another `data_dir`."
+            + _manual_files(builder)
         )
     config = tfds.download.DownloadConfig(try_download_gcs=False)
     with contextlib.ExitStack() as stack:
@@ -202,25 +145,43 @@ def _prepare(builder, name, download):
             stack.enter_context(contextlib.redirect_stderr(quiet))
         try:
             builder.download_and_prepare(download_config=config)
+        except AssertionError as error:
+            # So TFDS says that files of a data set that is not downloaded are missing.
+            if not builder.MANUAL_DOWNLOAD_INSTRUCTIONS:
+                raise
+            raise ValueError(
+                f"A data set's files must be there to prepare it. Received: {name!r}: "
+                + str(error).partition("\n")[0].rstrip(":.")
+                + f".{_manual_files(builder)}"
+            ) from error
         except OSError:
             # Another process may have come first with the same folder.
             if not builder.is_prepared():
                 raise
 
 
-def _resolve_tfds(name, data_dir, download):
+def _tfds_builder(name, data_dir, known):
+    """The TFDS builder of a name, of the version that it asks for or else of the nearest one."""
     import tensorflow_datasets as tfds
 
-    from keras_vit.data import digits  # registers the builder
-
-    del digits
-    known = tfds.list_builders(with_community_datasets=False)
-    data_dir = os.path.expanduser(data_dir or tfds.core.constants.DATA_DIR)
-    base = name.split("/")[0].split(":")[0]
-    if base not in known and not pathlib.Path(data_dir, base).is_dir():
-        raise _unknown_name(name, known, data_dir)
+    base = _base(name)
     try:
-        builder = tfds.builder(name, data_dir=data_dir)
+        return tfds.builder(name, data_dir=data_dir)
+    except AssertionError as error:
+        # Neither the code nor the folder has that version.
+        nearest = tfds.builder(name.split(":")[0], data_dir=data_dir)
+        if name.rpartition(":")[2].endswith(".*"):  # a row of our table
+            logging.warning(
+                "%s is not there and TFDS cannot make it; %s is read, whose examples may differ "
+                "from those of published results",
+                name,
+                nearest.info.full_name,
+            )
+            return nearest
+        raise ValueError(
+            f"`dataset` must name a version that TFDS knows, such as {nearest.info.full_name}. "
+            f"Received: {name!r}"
+        ) from error
     except (ValueError, tfds.core.DatasetNotFoundError) as error:
         configs = sorted(tfds.builder_cls(base).builder_configs) if base in known else []
         raise ValueError(
@@ -228,9 +189,79 @@ def _resolve_tfds(name, data_dir, download):
             + (f", one of {configs}" if configs else "")
             + f". Received: {name!r}"
         ) from error
+
+
+def _base(name):
+    return name.split("/")[0].split(":")[0]
+
+
+def _known_builders(base):
+    """The names of TFDS's builders and, if `base` is one, of ours."""
+    import tensorflow_datasets as tfds
+
+    for module in listing.builder_modules(base):
+        importlib.import_module(module)  # registers it
+    return tfds.list_builders(with_community_datasets=False)
+
+
+def _prepared_builder(name, data_dir, download, asked_for=None):
+    import tensorflow_datasets as tfds
+
+    base = _base(name)
+    known = _known_builders(base)
+    data_dir = os.path.expanduser(data_dir or tfds.core.constants.DATA_DIR)
+    if base not in known and not pathlib.Path(data_dir, base).is_dir():
+        raise _unknown_name(name, known, data_dir)
+    builder = _tfds_builder(name, data_dir, known)
     if not builder.info.splits:  # not `is_prepared`, which logs a warning
-        _prepare(builder, name, download)
-        builder = tfds.builder(name, data_dir=data_dir)
+        _prepare(builder, asked_for or name, download)
+        builder = _tfds_builder(name, data_dir, known)
+    shards.check_files(builder)
+    return builder
+
+
+def _resolve_row(row, name, data_dir, download):
+    """A data set of the table; `name` may ask for a version of its own."""
+    version = name.partition(":")[2]
+    tfds_name = f"{row.tfds.split(':')[0]}:{version}" if version else row.tfds
+    builder = _prepared_builder(tfds_name, data_dir, download, name)
+    # TFDS's mock data has no sizes.
+    sizes = {split: info.num_examples for split, info in builder.info.splits.items()} or row.whole
+    for split, expected in row.whole.items():
+        if sizes.get(split, expected) != expected:
+            logging.warning(
+                "%s has %d examples in %r of TFDS; %d are published",
+                *(row.name, sizes[split], split, expected),
+            )
+    source = TfdsSource(
+        builder=builder,
+        image_key=row.image_key,
+        label_key=row.label_key,
+        splits=row.tfds_slices(sizes),
+        label_fields=row.label_fields,
+        label=row.label,
+        pixels=row.pixels,
+    )
+    class_names = row.class_names or source.tfds_class_names()
+    if row.num_classes not in (None, len(class_names)):
+        raise ValueError(
+            f"{row.name!r} must have {row.num_classes} classes. Received: {len(class_names)} in "
+            f"{builder.data_path}; prepare it again."
+        )
+    return DatasetInfo(
+        name=name,
+        class_names=class_names,
+        split_sizes={split: source.num_examples(split) for split in source.splits},
+        source=source,
+        evaluation=row.evaluation,
+    )
+
+
+def _resolve_tfds(name, data_dir, download):
+    row = listing.find_dataset(name.partition(":")[0])
+    if row is not None:
+        return _resolve_row(row, name, data_dir, download)
+    builder = _prepared_builder(name, data_dir, download)
     image_key, label_key = _features(builder, name)
     return DatasetInfo(
         name=name,
@@ -240,28 +271,34 @@ def _resolve_tfds(name, data_dir, download):
     )
 
 
-def resolve(dataset, data_dir=None, *, download=False):
-    """Finds a data set by its TFDS name or its folder.
+def resolve(dataset, data_dir=None, *, download=False, refuse=None):
+    """Finds a data set by its name or its folder.
+
+    Names are those of the table (`keras_vit.list_datasets`), whose splits are the official `train`,
+    `validation`, `trainval` and `test`, and those of TFDS's other sets for classification, with
+    TFDS's splits.
 
     The embedded `digits` (configs `all`, `upstream`, `downstream`) is prepared when it is first
     asked for, without network.  A name that TFDS knows comes before a folder of the same name, for
     which write `./name`.
 
     Args:
-        dataset: a TFDS name such as "digits/upstream" or "cifar10:3.0.2", or the path of a folder
+        dataset: a name such as "vtab/dtd", "cifar10:3.0.2" or "beans", or the path of a folder
             `{train,validation,test}/<class>/<image>` of JPEG and PNG files.
         data_dir: where TFDS keeps its data sets; None means its default, `TFDS_DATA_DIR` or
             `~/tensorflow_datasets`.
-        download: whether a TFDS data set that is not there may be downloaded.
+        download: whether a TFDS data set that is not there may be downloaded or, where it cannot,
+            prepared from the files that its user put where the error says.
+        refuse: what `folders.read_folder` does about what breaks its rules; None raises.
 
     Returns:
         A `DatasetInfo`.
 
     Raises:
         ValueError: for an unknown name (the message lists close ones), a data set that is not
-            prepared and may not be downloaded, one that is not for classification, or a folder in
-            another layout.
-        FileNotFoundError: for a path that does not exist.
+            prepared and may not be downloaded, one that is not for classification, files that are
+            cut or copies (see `shards.check_files`), or a folder in another layout.
+        FileNotFoundError: for a path or a file of a data set that does not exist.
     """
     dataset = os.fspath(dataset)
     path = pathlib.Path(dataset).expanduser()
@@ -269,13 +306,11 @@ def resolve(dataset, data_dir=None, *, download=False):
     if is_path and not path.is_dir():
         raise FileNotFoundError(f"A data set's path must be a folder. Received: {dataset}")
     if not is_path and path.is_dir():
-        import tensorflow_datasets as tfds
-
-        base = dataset.split("/")[0]
-        is_path = base != "digits" and base not in tfds.list_builders(with_community_datasets=False)
+        base = _base(dataset)
+        is_path = not listing.find_dataset(dataset) and base not in _known_builders(base)
     if not is_path:
         return _resolve_tfds(dataset, data_dir, download)
-    class_names, splits = folders.read_folder(path)
+    class_names, splits = folders.read_folder(path, **({"refuse": refuse} if refuse else {}))
     return DatasetInfo(
         name=dataset,
         class_names=class_names,

@@ -1,5 +1,6 @@
 """Folders of images: a walk that is safe, ordered, and names what it will not take."""
 
+import contextlib
 import dataclasses
 import os
 import pathlib
@@ -32,63 +33,94 @@ def _skipped(name):
     return name.startswith(".") or name == "__MACOSX"
 
 
-def _entries(folder):
+def _refuse(path, message, *, is_structure=False):
+    del path, is_structure
+    raise ValueError(message)
+
+
+@contextlib.contextmanager
+def _unreadable(path, refuse):
+    """Takes an OSError, which names its path, as an entry that is left out, unless it may pass."""
+    try:
+        yield
+    except OSError as error:
+        if refuse is _refuse:
+            raise
+        refuse(str(path), error.strerror)
+
+
+def _entries(folder, refuse=_refuse):
     """The entries of a folder, sorted by name, without the skipped ones."""
-    with os.scandir(folder) as scan:
+    entries, kept = [], []
+    with _unreadable(folder, refuse), os.scandir(folder) as scan:
         entries = sorted(scan, key=lambda entry: os.fsencode(entry.name))
     for entry in entries:
+        if _skipped(entry.name):
+            continue
         try:
             entry.name.encode()
         except UnicodeEncodeError:
-            raise ValueError(
+            refuse(
+                os.fsencode(entry.path).decode(errors="backslashreplace"),
                 f"A name must be valid UTF-8. Received: {os.fsencode(entry.name)!r} in {folder}; "
-                "rename it."
-            ) from None
-    return [entry for entry in entries if not _skipped(entry.name)]
+                "rename it.",
+            )
+            continue
+        kept.append(entry)
+    return kept
 
 
-def _class_names(folder):
+def _class_names(folder, refuse):
     """The sorted names of a split's class folders."""
-    names = []
-    for entry in _entries(folder):
+    names, normalized = [], {}
+    for entry in _entries(folder, refuse):
         if not entry.is_dir(follow_symlinks=False):
-            raise ValueError(
+            refuse(
+                entry.path,
                 f"A split's folder may hold class folders only. Received: {entry.path}; move it "
-                "into its class or away."
+                "into its class or away.",
+            )
+            continue
+        twin = normalized.setdefault(unicodedata.normalize("NFC", entry.name), entry.name)
+        if twin != entry.name:
+            refuse(
+                entry.path,
+                f"Two class names in {folder} look the same and differ in their Unicode form. "
+                f"Received: {os.fsencode(twin)!r} and {os.fsencode(entry.name)!r}; merge them.",
+                is_structure=True,
             )
         names.append(entry.name)
-    normalized = {}
-    for name in names:
-        twin = normalized.setdefault(unicodedata.normalize("NFC", name), name)
-        if twin != name:
-            raise ValueError(
-                f"Two class names in {folder} look the same and differ in their Unicode form. "
-                f"Received: {os.fsencode(twin)!r} and {os.fsencode(name)!r}; merge them."
-            )
     return names
 
 
-def _class_files(folder, root):
+def _class_files(folder, root, refuse):
     """The paths of a class's files; a link that repeats a file of this class is dropped."""
     paths, links = [], []
-    for entry in _entries(folder):
-        # `stat` on a broken link or without permission raises an OSError that names the path.
-        mode = entry.stat().st_mode
+    for entry in _entries(folder, refuse):
+        mode = None
+        with _unreadable(entry.path, refuse):  # a broken link, a loop of links, no permission
+            mode = entry.stat().st_mode
+        if mode is None:
+            continue
         if not stat.S_ISREG(mode):
-            raise ValueError(
+            refuse(
+                entry.path,
                 f"A class folder may hold regular files only. Received: {entry.path}, a "
-                f"{'folder' if stat.S_ISDIR(mode) else 'special file'}; move it away."
+                f"{'folder' if stat.S_ISDIR(mode) else 'special file'}; move it away.",
             )
+            continue
         (links if entry.is_symlink() else paths).append(entry.path)
     seen = {os.path.realpath(path) for path in paths} if links else set()
     num_dropped = 0
     for link in links:
         target = os.path.realpath(link)
         if not pathlib.Path(target).is_relative_to(root):
-            raise ValueError(
+            refuse(
+                link,
                 f"A link may not leave the data set's folder. Received: {link} -> {target}; copy "
-                "the file."
+                "the file.",
             )
+            continue
         if target in seen:
             num_dropped += 1
             continue
@@ -97,11 +129,15 @@ def _class_files(folder, root):
     if num_dropped:
         logging.warning("%s: %d links repeat files and are left out", folder, num_dropped)
     if not paths:
-        raise ValueError(f"A class must have images. Received: {folder}, without any; remove it.")
+        refuse(
+            str(folder),
+            f"A class must have images. Received: {folder}, without any; remove it.",
+            is_structure=True,
+        )
     return sorted(paths, key=os.fsencode)
 
 
-def read_folder(root):
+def read_folder(root, refuse=_refuse):
     """Lists a data set in the layout `{train,validation,test}/<class>/<image>`.
 
     The classes are those of the first split that is there, sorted by the bytes of their names; each
@@ -110,6 +146,9 @@ def read_folder(root):
 
     Args:
         root: the folder's path.
+        refuse: a function of (path, message, is_structure=False) that is called with what breaks a
+            rule; by default it raises ValueError.  If it returns, the walk goes on without the
+            entry; `is_structure` says that it is no single entry that is wrong.
 
     Returns:
         `(class_names, splits)`: a tuple of names, and a dict from split name to `FolderSplit`.
@@ -121,34 +160,40 @@ def read_folder(root):
         OSError: for what cannot be read.
     """
     root = pathlib.Path(root).expanduser().resolve()
-    found = [entry.name for entry in _entries(root)]
+    found = [entry.name for entry in _entries(root, refuse)]
     unknown = [name for name in found if name not in SPLITS and (root / name).is_dir()]
     if unknown or not found:
-        raise ValueError(
+        refuse(
+            str(root),
             f"A data set's folder must hold {SPLITS}, some of them, and within each a folder for "
-            f"each class. Received: {root} with {unknown or 'nothing'}; rename or move these."
+            f"each class. Received: {root} with {unknown or 'nothing'}; rename or move these.",
+            is_structure=True,
         )
     class_names, splits, first = (), {}, None
     for split in (split for split in SPLITS if split in found):
-        names = tuple(_class_names(root / split))
+        names = tuple(_class_names(root / split, refuse))
         if first is None:
             first, class_names = split, names
         if names != class_names or not names:
             missing = [f" - {name}" for name in sorted(set(class_names) - set(names))]
             unexpected = [f" + {name}" for name in sorted(set(names) - set(class_names))]
-            raise ValueError(
+            refuse(
+                str(root / split),
                 f"Each split must have the same classes, at least one. Received: {root / split}, "
-                f"beside {first!r}:\n" + "\n".join(missing + unexpected or ["no class"])
+                f"beside {first!r}:\n" + "\n".join(missing + unexpected or ["no class"]),
+                is_structure=True,
             )
         paths, labels = [], []
         for label, name in enumerate(names):
-            files = _class_files(root / split / name, root)
+            files = _class_files(root / split / name, root, refuse)
             paths += files
             labels += [label] * len(files)
         splits[split] = FolderSplit(tuple(paths), tuple(labels))
-    if not splits:
-        raise ValueError(
-            f"A data set's folder must hold {SPLITS}, some of them. Received: {root} with {found}."
+    if not splits and not unknown:
+        refuse(
+            str(root),
+            f"A data set's folder must hold {SPLITS}, some of them. Received: {root} with {found}.",
+            is_structure=True,
         )
     return class_names, splits
 

@@ -15,11 +15,12 @@ Legend: `B` batch, `h w` pixels of the model's input.
 """
 
 import dataclasses
+import functools
 
 import numpy as np
 import tensorflow as tf
 
-from keras_vit.data import augment, decode, preprocess
+from keras_vit.data import augment, batches, decode, preprocess
 from keras_vit.data.datasets import DatasetInfo, FolderSource, resolve
 from keras_vit.data.folders import image_files
 
@@ -64,14 +65,22 @@ class _Indexed:
         seeds = tf.stack([tf.constant(seed, tf.int64), epoch])
         return epoch, tf.random.experimental.index_shuffle(place, seeds, len(self) - 1)
 
-    def image(self, position):
-        """Scalar int64 -> uint8 (H, W, 3)."""
+    def image(self, position, find_window=None, is_named=True):
+        """Scalar int64 -> uint8 (H, W, 3), or the part of it in the window."""
         record = tf.gather(self.records, position)
-        if self.kind == "pixels":
-            return record
-        if self.kind == "path":
-            return decode.decode_image(tf.io.read_file(record), name=record)
-        return decode.decode_image(record, name=_example_name(self.name, self.indices[position]))
+        if self.kind == "pixels" or is_named and self.kind == "encoded":
+            return _decoded(record, self.name, tf.gather(self.indices, position), find_window)
+        encoded = tf.io.read_file(record) if self.kind == "path" else record
+        if is_named:
+            return decode.decode_image(encoded, name=record, find_window=find_window)
+        return decode.decode_image_unnamed(encoded, find_window=find_window)
+
+
+def _decoded(image, name, index, find_window=None):
+    """What a source streams, encoded or pixels -> uint8 (H, W, 3), or the part in the window."""
+    if image.dtype == tf.uint8:
+        return image if find_window is None else preprocess.cut(image, find_window(image.shape[:2]))
+    return decode.decode_image(image, name=_example_name(name, index), find_window=find_window)
 
 
 def _example_name(name, index):
@@ -95,7 +104,9 @@ def _first_of_each_class(labels, shots, seed, info):
 
 def _checked_labels(labels, info, split):
     labels = np.asarray(labels)
-    bad = np.flatnonzero((labels < 0) | (labels >= info.num_classes))
+    # Of an image that may have several, -1 fills up.
+    wrong = (labels < (0 if labels.ndim == 1 else -1)) | (labels >= info.num_classes)
+    bad = np.flatnonzero(wrong if labels.ndim == 1 else wrong.any(axis=1))
     if bad.size:
         raise ValueError(
             f"Labels must be in [0, {info.num_classes}). Received: {labels[bad[0]]} for example "
@@ -129,11 +140,12 @@ def _load(info, split, shots=None, seed=0):
         stream = stream.enumerate().filter(lambda index, _: is_chosen[index])
         stream = stream.map(lambda _, example: example)
     height, width, _ = info.source.image_shape
-    as_pixels = bool(height and width) and len(chosen) * height * width * 3 <= MAX_PIXEL_BYTES
+    fits = bool(height and width) and len(chosen) * height * width * 3 <= MAX_PIXEL_BYTES
+    as_pixels = fits or stream.element_spec[0].dtype == tf.uint8
     if as_pixels:
         stream = tf.data.Dataset.zip(tf.data.Dataset.from_tensor_slices(chosen), stream).map(
             lambda index, example: (
-                decode.decode_image(example[0], name=_example_name(name, index)),
+                _decoded(example[0], name, index),
                 example[1],
             ),
             num_parallel_calls=tf.data.AUTOTUNE,
@@ -164,13 +176,15 @@ def _indexed_examples(examples, seed, start):
 
     Returns:
         `(dataset, read)`: a data set without end, and the function from its elements to
-        (uint8 image, int32 label, seed of the augmentation).
+        (a function from how to find the window to the uint8 image, int32 label, seed of the
+        augmentation).
     """
 
     def read(position):
         epoch, shuffled = examples.shuffled(position, seed)
         example_seed = _example_seed(seed, epoch, tf.gather(examples.indices, shuffled))
-        return examples.image(shuffled), tf.gather(examples.labels, shuffled), example_seed
+        image = functools.partial(examples.image, shuffled)
+        return image, tf.gather(examples.labels, shuffled), example_seed
 
     return tf.data.Dataset.range(start, np.iinfo(np.int64).max), read
 
@@ -193,7 +207,8 @@ def _streamed_examples(info, split, seed, start):
             [tf.debugging.Assert(known, [tf.strings.join([name, ": label out of range"]), label])]
         ):
             label = tf.cast(label, tf.int32)
-        return decode.decode_image(encoded, name=name), label, _example_seed(seed, epoch, index)
+        image = functools.partial(_decoded, encoded, f"{info.name} {split}", index)
+        return image, label, _example_seed(seed, epoch, index)
 
     epochs = tf.data.Dataset.range(start // num_examples, np.iinfo(np.int64).max)
     return epochs.flat_map(one_epoch).skip(start % num_examples), read
@@ -267,16 +282,26 @@ def training_dataset(
     augmentation = preprocess.get_augmentation(augmentation)
     examples = _load(info, split, shots, seed)
     start = start_step * batch_size
+
+    def prepare(image, label, example_seed):
+
+        def find_window(size):
+            return preprocess.training_window(size, example_seed, augmentation)
+
+        # Where there is a crop, the rest of the image is not decoded.
+        image = image(find_window if augmentation.area_range else None)
+        image = preprocess.training_image_from_window(
+            image, preprocessing, example_seed, augmentation
+        )
+        return image, label
+
     if examples is None:
         dataset, read = _streamed_examples(info, split, seed, start)
     else:
         dataset, read = _indexed_examples(examples, seed, start)
-
-    def prepare(*position):
-        image, label, example_seed = read(*position)
-        return preprocess.training_image(image, preprocessing, example_seed, augmentation), label
-
-    dataset = dataset.map(prepare, num_parallel_calls=tf.data.AUTOTUNE)
+    dataset = dataset.map(
+        lambda *element: prepare(*read(*element)), num_parallel_calls=tf.data.AUTOTUNE
+    )
     dataset = dataset.batch(batch_size, drop_remainder=True)
     if augmentation.mixes:
 
@@ -298,12 +323,8 @@ def example_indices(info, split, *, batch_size, seed, step, shots=None):
     """Which examples `training_dataset` has in the batch of a step.
 
     Args:
-        info: a `DatasetInfo`.
-        split: the split's name.
-        batch_size: as in `training_dataset`, like `seed` and `shots`.
-        seed: the same.
+        info, split, batch_size, seed, shots: as in `training_dataset`.
         step: counted from 0.
-        shots: the same.
 
     Returns:
         A list of batch_size integers, the places of the examples in their split.
@@ -342,21 +363,22 @@ def evaluation_dataset(info, split, preprocessing, *, batch_size):
     _check_positive(batch_size=batch_size)
     num_examples = info.num_examples(split)
     examples = _load(info, split)
-    if examples is None:
-        dataset = info.source.stream(split).enumerate()
 
-        def read(index, example):
-            name = _example_name(f"{info.name} {split}", index)
-            return decode.decode_image(example[0], name=name), tf.cast(example[1], tf.int32)
-    else:
-        dataset = tf.data.Dataset.range(num_examples)
-
-        def read(index):
-            return examples.image(index), tf.gather(examples.labels, index)
-
-    def prepare(*position):
-        image, label = read(*position)
+    def prepare(image, label):
         return preprocess.evaluation_image(image, preprocessing), label, tf.constant(1.0)
+
+    if examples is not None:
+
+        def read(place, is_named):
+            image = examples.image(place, is_named=is_named)
+            return prepare(image, tf.gather(examples.labels, place))
+
+        dataset = batches.finite_batches(read, batch_size, num_examples)
+        return dataset.prefetch(tf.data.AUTOTUNE).with_options(_options())
+
+    def read_element(index, example):
+        image = _decoded(example[0], f"{info.name} {split}", index)
+        return prepare(image, tf.cast(example[1], tf.int32))
 
     def pad(images, labels, mask):
         missing = batch_size - tf.shape(labels)[0]
@@ -368,6 +390,7 @@ def evaluation_dataset(info, split, preprocessing, *, batch_size):
             for part in (images, labels, mask)
         )
 
-    dataset = dataset.map(prepare, num_parallel_calls=tf.data.AUTOTUNE)
+    dataset = info.source.stream(split).enumerate()
+    dataset = dataset.map(read_element, num_parallel_calls=tf.data.AUTOTUNE)
     dataset = dataset.batch(batch_size).map(pad)
     return dataset.prefetch(tf.data.AUTOTUNE).with_options(_options())

@@ -39,13 +39,14 @@ def to_rgb(image):
     return image if image.shape[-1] == 3 else tf.repeat(image, 3, axis=-1)
 
 
-def resize(image, size, method="bilinear"):
-    """Resizes without antialiasing, half-pixel centres, in float.
+def resize(image, size, method="bilinear", antialias=False):
+    """Resizes with half-pixel centres, in float.
 
     Args:
         image: (H, W, C), values in [0, 255].
         size: (height, width) in pixels, integers or scalar tensors.
         method: one of `RESIZE_METHODS`.
+        antialias: whether to smooth what is made smaller; never so in the official pipelines.
 
     Returns:
         float32 (height, width, C) in [0, 255]; what bicubic overshoots is clipped.
@@ -55,19 +56,27 @@ def resize(image, size, method="bilinear"):
     """
     if method not in RESIZE_METHODS:
         raise ValueError(f"`method` must be one of {RESIZE_METHODS}. Received: {method!r}")
-    image = tf.image.resize(tf.cast(image, tf.float32), size, method=method, antialias=False)
+    image = tf.image.resize(tf.cast(image, tf.float32), size, method=method, antialias=antialias)
     return tf.clip_by_value(image, 0.0, 255.0) if method == "bicubic" else image
 
 
-def scale_pixels(image, value_range):
+def scale_pixels(image, value_range, mean=None, std=None):
     """Maps [0, 255] to `value_range` linearly; (-1, 1) gives the official (x - 127.5) / 127.5.
+
+    Where `mean` and `std` are given, each channel is then brought to (x - mean) / std.
 
     >>> scale_pixels([0.0, 127.5, 255.0], (-1, 1)).numpy().tolist()
     [-1.0, 0.0, 1.0]
     """
     low, high = value_range
     unit = (tf.cast(image, tf.float32) - 127.5) / 127.5  # [-1, 1]
-    return unit * ((high - low) / 2) + (high + low) / 2
+    scaled = unit * ((high - low) / 2) + (high + low) / 2
+    return scaled if mean is None else (scaled - mean) / std
+
+
+def _scaled(image, preprocessing):
+    rule = preprocessing
+    return scale_pixels(image, rule.value_range, rule.mean, rule.std)
 
 
 def central_crop(image, size):
@@ -117,7 +126,7 @@ def _resize_by_rule(image, preprocessing):
         raise ValueError(
             f"`resize` must be 'squash' or 'short_side'. Received: {preprocessing.resize!r}"
         )
-    image = resize(image, size, preprocessing.interpolation)
+    image = resize(image, size, preprocessing.interpolation, preprocessing.antialias)
     if preprocessing.resize == "short_side" or size != image_size:
         image = central_crop(image, image_size)
     return tf.ensure_shape(image, (*image_size, 3))
@@ -128,8 +137,9 @@ def evaluation_image(image, preprocessing):
 
     Args:
         image: uint8 (H, W, 1) or (H, W, 3) in [0, 255].
-        preprocessing: has `image_size`, `value_range`, `resize`, `resize_to` and `interpolation`,
-            as `keras_vit.models.preprocessing.Preprocessing` describes them.
+        preprocessing: has `image_size`, `value_range`, `mean`, `std`, `resize`, `resize_to`,
+            `interpolation` and `antialias`, which
+            `keras_vit.models.preprocessing.Preprocessing` describes.
 
     Returns:
         float32 (h, w, 3) in `value_range`.
@@ -139,7 +149,7 @@ def evaluation_image(image, preprocessing):
         ValueError: for another number of channels, or an unknown rule.
     """
     image = _resize_by_rule(_checked(image), preprocessing)
-    return scale_pixels(image, preprocessing.value_range)
+    return _scaled(image, preprocessing)
 
 
 def inception_window(size, seed, area_range=(0.05, 1.0), aspect_ratio_range=(0.75, 1.33)):
@@ -341,4 +351,4 @@ def training_image_from_window(image, preprocessing, seed, augmentation):
             augmentation.randaugment_layers,
             augmentation.randaugment_magnitude,
         )
-    return scale_pixels(image, preprocessing.value_range)
+    return _scaled(image, preprocessing)

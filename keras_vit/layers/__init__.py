@@ -9,12 +9,14 @@ from keras_vit.layers.embedding import (
 )
 from keras_vit.layers.encoder import EncoderBlock, MlpBlock
 from keras_vit.layers.pooling import AttentionPooling, TokenPooling
+from keras_vit.layers.regularization import Dropout
 from keras_vit.layers.resnet import BottleneckUnit, PreActivationUnit, StandardizedConv2D
 
 __all__ = [
     "AttentionPooling",
     "BottleneckUnit",
     "ClassToken",
+    "Dropout",
     "EncoderBlock",
     "LearnedPositionEmbedding",
     "MlpBlock",

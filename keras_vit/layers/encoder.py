@@ -3,6 +3,7 @@
 Shapes: B batch, T tokens, D hidden.
 """
 
+import contextlib
 import math
 
 import keras
@@ -96,10 +97,16 @@ class EncoderBlock(keras.layers.Layer):
         gelu: `"tanh"` or `"exact"`.
         layer_norm_epsilon: added to the variance; 1e-6 in the official code.
 
+    Attributes:
+        remat: whether training computes the block's intermediate values again for the gradient, to
+            save memory.  Set it before the model is trained.
+
     Call arguments:
         tokens: (B, T, D).
         training: whether dropout and stochastic depth act.
     """
+
+    remat = False
 
     def __init__(
         self,
@@ -142,6 +149,30 @@ class EncoderBlock(keras.layers.Layer):
         return self.attention.attention_probabilities(self.norm_1(tokens))
 
     def call(self, tokens, training=None):
+        if training and self.remat:
+            return self._recomputed(tokens)
+        return self._block(tokens, training)
+
+    def _recomputed(self, tokens):
+        """The block whose intermediate values are computed again for its gradient."""
+        # How many seeds each generator gives; they are drawn once, outside of what runs twice.
+        draws = (
+            (self.seeds, (self.dropout > 0) + 2 * (self.stochastic_depth > 0)),
+            (self.attention.seeds, int(self.attention_dropout > 0)),
+            (self.mlp.seeds, 2 * (self.dropout > 0)),
+        )
+        draws = [(generator, number) for generator, number in draws if number]
+        seeds = [[generator.next() for _ in range(number)] for generator, number in draws]
+
+        def block(tokens):
+            with contextlib.ExitStack() as stack:
+                for (generator, _), given in zip(draws, seeds, strict=True):
+                    stack.enter_context(generator.giving(given))
+                return self._block(tokens, training=True)
+
+        return keras.remat(block)(tokens)
+
+    def _block(self, tokens, training):
         branch = self.attention(self.norm_1(tokens), training=training)
         branch = dropout(branch, self.dropout, self.seeds, training)
         tokens = tokens + drop_branch(branch, self.stochastic_depth, self.seeds, training)

@@ -5,7 +5,7 @@ import difflib
 
 import keras
 
-from keras_vit.layers import initializers
+from keras_vit.layers import EncoderBlock, initializers
 from keras_vit.models.preprocessing import Preprocessing
 from keras_vit.trainer import TrainableModel
 
@@ -123,6 +123,26 @@ class ImageClassifier(TrainableModel):
     def _build_outputs(config, images, policy):
         """The family's architecture, read top to bottom."""
         raise NotImplementedError
+
+    def set_remat(self, remat=True):
+        """Has training compute the encoder's blocks again for their gradients, to save memory.
+
+        The numbers stay the same.  Call it before the model is trained; it is not saved.
+
+        Args:
+            remat: whether it does.
+
+        Raises:
+            ValueError: for a model without encoder blocks.
+        """
+        blocks = [layer for layer in self.layers if isinstance(layer, EncoderBlock)]
+        if remat and not blocks:
+            raise ValueError(
+                "`remat` needs a model with encoder blocks. "
+                f"Received: {type(self).__name__}; use `accumulation_steps` to save memory"
+            )
+        for block in blocks:
+            block.remat = remat
 
     def get_config(self):
         return {

@@ -1,6 +1,7 @@
 """What pixels a model wants: the one description that travels with it everywhere."""
 
 import dataclasses
+import math
 
 RESIZE_RULES = ("squash", "short_side")
 INTERPOLATIONS = ("bilinear", "area", "bicubic")
@@ -20,11 +21,16 @@ class Preprocessing:
             followed by a central crop to `image_size`.
         resize_to: (height, width) in pixels before the central crop; None means `image_size`, so
             that nothing is cropped after a squash.
-        interpolation: one of `INTERPOLATIONS`; always without antialiasing, as officially.
+        interpolation: one of `INTERPOLATIONS`.
+        antialias: whether what is made smaller is smoothed first, as Pillow and with it the
+            libraries on PyTorch do; not so in any official evaluation.
+        mean: for each channel, what is subtracted after the mapping to `value_range`; None for
+            nothing.  Models of PyTorch libraries want (x / 255 - mean) / std: `value_range=(0, 1)`.
+        std: for each channel, what is then divided by; given with `mean` or not at all.
 
     Raises:
         ValueError: for an unknown rule or interpolation, sizes that are not positive, or a
-            `resize_to` smaller than `image_size`.
+            `resize_to` smaller than `image_size`, or a mean and deviation of different lengths.
     """
 
     image_size: tuple[int, int]
@@ -32,6 +38,9 @@ class Preprocessing:
     resize: str = "squash"
     resize_to: tuple[int, int] | None = None
     interpolation: str = "bilinear"
+    antialias: bool = False
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
 
     def __post_init__(self):
         object.__setattr__(self, "image_size", tuple(self.image_size))
@@ -58,6 +67,24 @@ class Preprocessing:
         low, high = self.value_range
         if not low < high:
             raise ValueError(f"`value_range` must rise. Received: {self.value_range}")
+        if not isinstance(self.antialias, bool):
+            raise ValueError(f"`antialias` must be a boolean. Received: {self.antialias!r}")
+        self._check_channels()
+
+    def _check_channels(self):
+        if (self.mean, self.std) == (None, None):
+            return
+        if self.mean is None or self.std is None or len(self.mean) != len(self.std):
+            raise ValueError(
+                "`mean` and `std` must have one number for each channel, or both be None. "
+                f"Received: {self.mean} and {self.std}"
+            )
+        for field in ("mean", "std"):
+            object.__setattr__(self, field, tuple(float(v) for v in getattr(self, field)))
+        if not all(map(math.isfinite, self.mean + self.std)) or min(self.std, default=0) <= 0:
+            raise ValueError(
+                f"`mean` must be finite and `std` positive. Received: {self.mean} and {self.std}"
+            )
 
     def with_image_size(self, image_size):
         """The same rule for another input size; a crop margin keeps its proportion."""

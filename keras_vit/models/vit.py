@@ -11,6 +11,7 @@ import keras
 from keras_vit.layers import (
     AttentionPooling,
     ClassToken,
+    Dropout,
     EncoderBlock,
     LearnedPositionEmbedding,
     PatchEmbedding,
@@ -186,7 +187,7 @@ def encode(config, features, policy):
         x = LearnedPositionEmbedding(dtype=policy, name="posembed_input")(x)
     elif config.position_embedding == "sincos2d":
         x = SinCosPositionEmbedding(config.grid, dtype=policy, name="posembed_input")(x)
-    x = keras.layers.Dropout(config.dropout, dtype=policy, name="dropout")(x)
+    x = Dropout(config.dropout, dtype=policy, name="dropout")(x)
 
     for i in range(config.depth):
         x = EncoderBlock(

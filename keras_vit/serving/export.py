@@ -1,109 +1,155 @@
 """Keras models -> SavedModels in TensorFlow Serving's layout, checked before they are published."""
 
-import contextlib
 import dataclasses
 import json
-import os
 import pathlib
 import platform
-import shutil
-import uuid
 
 import keras
-import numpy as np
 import tensorflow as tf
 
-from keras_vit.data.decode import decode_image
-from keras_vit.data.preprocess import evaluation_image
-from keras_vit.serving.forward import has_features, tensorflow_forward
-from keras_vit.serving.signatures import ACTIVATIONS, ServingModule
+from keras_vit.serving import server_files
+from keras_vit.serving.checks import CheckReport, check_saved_model
+from keras_vit.serving.forward import tensorflow_forward
+from keras_vit.serving.options import ServingOptions
+from keras_vit.serving.signatures import ServingModule
+from keras_vit.serving.versions import new_version
 from keras_vit.version import __version__
 
 MODEL_JSON = "model.json"
 FORMAT = "keras_vit.saved_model/1"
 
-# Largest difference between the logits of the export and those of `predict`, relative to
-# max|logit|.  float32: other fusions of the same operations.  The half formats keep 8 and 11 bits,
-# and other fusions round in other places.
-TOLERANCES = {"float32": 1e-5, "bfloat16": 3e-2, "float16": 4e-3}
 
-# (height, width) of the images that an export is checked on.
-_SAMPLE_SIZES = ((48, 64), (64, 48), (33, 57))
-
-
-class ExportError(RuntimeError):
-    """An export that was not published because it does not compute what the model computes."""
-
-
-def export(model, directory, *, class_names=None, top_k=5, activation="softmax"):
+def export(
+    model,
+    directory,
+    *,
+    class_names=None,
+    metrics=None,
+    top_k=5,
+    activation="softmax",
+    on_bad_image="error",
+    max_batch_size=ServingOptions.max_batch_size,
+    max_pixels=ServingOptions.max_pixels,
+    attention=False,
+    jit=False,
+    dtype=None,
+    quantization=None,
+    warm_up=False,
+    batching=False,
+):
     """Writes a model as a SavedModel that takes JPEG or PNG bytes, `directory/<version>/`.
 
-    The version is one above the highest there.  It is written under another name, loaded again and
-    compared with the model, and renamed when it is complete, so that a server that watches
-    `directory` never sees half of one.
+    The version is one above the highest there.  It is written under another name, run in a process
+    with TensorFlow alone, compared with the model, and renamed when it is complete, so that a
+    server that watches `directory` never sees half of one.
 
     Signatures: `serving_default` takes `image_bytes`, string (B,); `images` takes uint8
     (B, H, W, 3) of any size.  Both return `scores` (B, C), the model's logits, and of the best
     `top_k` classes their `class_ids`, `classes` (names) and `probabilities` (B, k).  `tensors`
     takes preprocessed float32 (B, h, w, 3) and returns `logits` (B, C).  `features` takes
-    `image_bytes` and returns the output (B, D) of the layer `pre_logits`, if there is one.
+    `image_bytes` and returns the output (B, D) of the layer `pre_logits`, if there is one, and
+    `attention`, if asked for, what the heads of the last encoder block attend to, (B, k, T, T).
 
     Args:
         model: functional `keras.Model` from (B, h, w, 3) images to (B, C) logits, with attributes
             `preprocessing` and, optionally, `class_names`, `config` and `origin`.
         directory: folder of the versions; it is made if needed.
         class_names: C names; None takes the model's own, or the numbers of the classes.
-        top_k: number of classes in an answer, at most C are given.
-        activation: `"softmax"` or `"sigmoid"`, makes `probabilities` of the logits.
+        metrics: a dict of plain values about the model's quality, for `assets/model.json`.
+        top_k: see `keras_vit.serving.options.ServingOptions`, as for all up to `quantization`.
+        activation: `"softmax"` or `"sigmoid"`.
+        on_bad_image: `"error"` or `"mark"`.
+        max_batch_size: images in a request.
+        max_pixels: pixels of an image.
+        attention: whether there is that signature.
+        jit: whether XLA compiles the model.
+        dtype: None or `"bfloat16"`.
+        quantization: None or `"int8"`.
+        warm_up: whether requests that a server replays before it serves are written to
+            `assets.extra`; this needs the package tensorflow-serving-api.
+        batching: whether TensorFlow Serving's batching parameters are written to `directory`, where
+            there are none yet.  It needs `on_bad_image="mark"`: a batch holds the requests of
+            several clients.
 
     Returns:
         `pathlib.Path` of the new version's folder.
 
     Raises:
         ValueError: for a model without (B, C) logits or without RGB input, a number of names that
-            is not C, an unknown activation, a `top_k` below 1, or a backend other than TensorFlow
-            and JAX.
-        ExportError: if the written model does not reproduce the logits of `model`.
+            is not C, an option that is none, or a backend other than TensorFlow and JAX.
+        ImportError: if `warm_up` is asked for and tensorflow-serving-api is not installed.
+        ExportError: if the written model does not reproduce the numbers of `model`, or accepts
+            what must be refused.
         OSError: if the folder cannot be written.
     """
-    num_classes = _checked_num_classes(model)
-    names = _checked_class_names(class_names, model, num_classes)
-    if activation not in ACTIVATIONS:
+    options = ServingOptions(
+        top_k=top_k,
+        activation=activation,
+        on_bad_image=on_bad_image,
+        max_batch_size=max_batch_size,
+        max_pixels=max_pixels,
+        attention=attention,
+        jit=jit,
+        dtype=dtype,
+        quantization=quantization,
+    )
+    return export_with_report(
+        model,
+        directory,
+        options,
+        class_names=class_names,
+        metrics=metrics,
+        warm_up=warm_up,
+        batching=batching,
+    )[0]
+
+
+def export_with_report(
+    model, directory, options, *, class_names=None, metrics=None, warm_up=False, batching=False
+) -> tuple[pathlib.Path, CheckReport]:
+    """`export` with its options as one value; returns what the check saw, too."""
+    num_classes = checked_num_classes(model)
+    names = checked_class_names(class_names, model, num_classes)
+    options = dataclasses.replace(options, top_k=min(options.top_k, num_classes))
+    if warm_up:
+        server_files.check_installed()
+    if batching and options.on_bad_image != "mark":
         raise ValueError(
-            f"`activation` must be one of {tuple(ACTIVATIONS)}. Received: {activation!r}"
+            "`batching` must go with on_bad_image='mark', or a bad image fails the requests that "
+            f"happen to be in its batch. Received: on_bad_image={options.on_bad_image!r}"
         )
-    if top_k < 1:
-        raise ValueError(f"`top_k` must be at least 1. Received: {top_k}")
-    top_k = min(top_k, num_classes)
-    forward, variables = tensorflow_forward(model)
     module = ServingModule(
-        forward,
-        has_features(model),
-        variables,
+        *tensorflow_forward(model, options),
         model.preprocessing,
         names or [str(class_id) for class_id in range(num_classes)],
-        top_k,
-        activation,
+        options,
     )
-    description = describe(model, names, top_k, activation, sorted(module.endpoints))
-    directory = pathlib.Path(directory)
-    with _made(directory), _temporary_folder(directory) as temporary:
+    description = describe(
+        model, names, metrics, dataclasses.asdict(options), sorted(module.endpoints)
+    )
+    with new_version(directory) as (temporary, publish):
         tf.saved_model.save(module, str(temporary), signatures=dict(module.endpoints))
         assets = temporary / "assets"
         assets.mkdir(exist_ok=True)
         (assets / MODEL_JSON).write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
-        check(temporary, model)
-        return _publish(temporary, directory)
+        if warm_up:
+            server_files.write_requests(temporary, model.preprocessing.image_size, description)
+        report = check_saved_model(temporary, model, options)
+        version = publish()
+    if batching:
+        server_files.write_batching_parameters(directory, options.max_batch_size)
+    return version, report
 
 
-def describe(model, class_names, top_k, activation, signatures):
+def describe(model, class_names, metrics, options, signatures):
     """What `assets/model.json` says: everything that a reader needs and the graph does not show.
 
     Args:
         model: as in `export`.
         class_names: names or None.
-        top_k: number of classes in an answer.
-        activation: name of the activation.
+        metrics: a dict of plain values or None.
+        options: a dict of plain values.
         signatures: names of the signatures.
 
     Returns:
@@ -118,10 +164,10 @@ def describe(model, class_names, top_k, activation, signatures):
         "preprocessing": dataclasses.asdict(model.preprocessing),
         "num_classes": int(model.outputs[0].shape[-1]),
         "class_names": class_names,
-        "activation": activation,
-        "top_k": top_k,
+        **options,
         "signatures": signatures,
         "origin": getattr(model, "origin", None),
+        "metrics": metrics,
         "versions": {
             "keras_vit": __version__,
             "keras": keras.__version__,
@@ -132,50 +178,12 @@ def describe(model, class_names, top_k, activation, signatures):
     }
 
 
-def check(saved_model, model):
-    """Loads a SavedModel and compares its logits with the model's, on images of several sizes.
-
-    Args:
-        saved_model: its folder.
-        model: the model that it was made from.
-
-    Returns:
-        The largest difference relative to max|logit|.
+def checked_num_classes(model):
+    """C of a model that can be exported.
 
     Raises:
-        ExportError: if it is above `TOLERANCES`, or not a number.
+        ValueError: for a model without `preprocessing`, without (B, C) logits or RGB input.
     """
-    rng = np.random.default_rng(0)
-    images = [rng.integers(0, 256, (*size, 3), dtype=np.uint8) for size in _SAMPLE_SIZES]
-    encoded = tf.stack([tf.io.encode_png(image) for image in images])
-    tensors = tf.stack([evaluation_image(decode_image(e), model.preprocessing) for e in encoded])
-    # In batches of the same size, by which the libraries below choose their kernels: a BiT-R50x1
-    # differs by 3e-5 between batches of 1 and of 8.
-    expected, expected_first = (
-        keras.ops.convert_to_numpy(model.predict_on_batch(batch.numpy()))
-        for batch in (tensors, tensors[:1])
-    )
-    signatures = tf.saved_model.load(str(saved_model)).signatures
-    received = {
-        "serving_default": (signatures["serving_default"](image_bytes=encoded)["scores"], expected),
-        "images": (signatures["images"](images=images[0][np.newaxis])["scores"], expected_first),
-        "tensors": (signatures["tensors"](tensors=tensors)["logits"], expected),
-    }
-    tolerance = TOLERANCES[getattr(model, "compute_dtype", "float32")]
-    scale = np.max(np.abs(expected.astype(np.float64)))
-    largest = 0.0
-    for name, (logits, reference) in received.items():
-        difference = float(np.max(np.abs(logits.numpy().astype(np.float64) - reference)))
-        if not difference <= tolerance * scale:
-            raise ExportError(
-                f"the export does not reproduce the model, nothing was published: {name!r} differs "
-                f"by {difference:.3g}, and {tolerance:.0e} of max|logit| {scale:.3g} is allowed"
-            )
-        largest = max(largest, difference / scale if scale else 0.0)
-    return largest
-
-
-def _checked_num_classes(model):
     if not hasattr(model, "preprocessing"):
         raise ValueError(
             "`model` must have a `preprocessing`, as the models of keras_vit do. "
@@ -199,7 +207,12 @@ def _checked_num_classes(model):
     return int(model.outputs[0].shape[-1])
 
 
-def _checked_class_names(class_names, model, num_classes):
+def checked_class_names(class_names, model, num_classes):
+    """The names as a list of texts, or None.
+
+    Raises:
+        ValueError: if there are not as many as classes.
+    """
     names = getattr(model, "class_names", None) if class_names is None else class_names
     if names is None:
         return None
@@ -209,79 +222,3 @@ def _checked_class_names(class_names, model, num_classes):
             f"`class_names` must name each of the {num_classes} classes. Received: {len(names)}"
         )
     return names
-
-
-@contextlib.contextmanager
-def _made(directory):
-    """Makes a folder, and removes what it made if nothing came of it."""
-    missing = [folder for folder in (directory, *directory.parents) if not folder.exists()]
-    directory.mkdir(parents=True, exist_ok=True)
-    try:
-        yield
-    except BaseException:
-        with contextlib.suppress(OSError):
-            for folder in missing:
-                folder.rmdir()
-        raise
-
-
-@contextlib.contextmanager
-def _temporary_folder(directory):
-    """A folder that no server takes for a version, and that does not stay."""
-    temporary = directory / f".tmp-{uuid.uuid4().hex}"
-    temporary.mkdir()
-    try:
-        yield temporary
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _publish(temporary, directory):
-    """Renames a complete export to the next version."""
-    for path in (*temporary.rglob("*"), temporary):
-        _sync(path)
-    version = next_version(directory)
-    while True:
-        target = directory / str(version)
-        try:
-            os.rename(temporary, target)
-        except OSError:
-            # Another export took the number; anything else is an error.
-            if not target.exists():
-                raise
-            version += 1
-            continue
-        _sync(directory)
-        return target
-
-
-def next_version(directory):
-    """One above the highest version in a folder; 1 where there is none."""
-    names = (path.name for path in pathlib.Path(directory).iterdir())
-    return 1 + max((int(name) for name in names if name.isascii() and name.isdigit()), default=0)
-
-
-def latest_version(directory):
-    """The folder of the highest version, or the folder itself if it is a SavedModel.
-
-    Raises:
-        FileNotFoundError: if there is none.
-    """
-    directory = pathlib.Path(directory)
-    if (directory / "saved_model.pb").is_file():
-        return directory
-    if directory.is_dir():
-        highest = directory / str(next_version(directory) - 1)
-        if (highest / "saved_model.pb").is_file():
-            return highest
-    raise FileNotFoundError(
-        f"there is no SavedModel: neither {directory}/saved_model.pb nor a version below it"
-    )
-
-
-def _sync(path):
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -4,6 +4,7 @@ import concurrent.futures
 import dataclasses
 import itertools
 import json
+import math
 import os
 import pathlib
 
@@ -11,11 +12,14 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_vit.data.decode import MAX_BYTES, explain_image_problem, try_decode_image
+from keras_vit.data.decode import MAX_BYTES, MAX_PIXELS, explain_image_problem
 from keras_vit.data.folders import image_files
-from keras_vit.data.preprocess import evaluation_image
-from keras_vit.serving.export import FORMAT, MODEL_JSON, latest_version
-from keras_vit.serving.signatures import ACTIVATIONS
+from keras_vit.models.preprocessing import Preprocessing
+from keras_vit.serving.export import FORMAT, MODEL_JSON
+from keras_vit.serving.images import try_prepare_image
+from keras_vit.serving.options import ACTIVATIONS
+from keras_vit.serving.signatures import PROBABILITIES
+from keras_vit.serving.versions import latest_version
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,6 +60,8 @@ class KerasClassifier:
     """
 
     activation = "softmax"
+    max_batch_size = math.inf
+    max_pixels = MAX_PIXELS
 
     def __init__(self, model):
         if not getattr(getattr(model, "config", None), "num_classes", 1):
@@ -68,8 +74,7 @@ class KerasClassifier:
 
     def prepare(self, encoded):
         """Image bytes -> (what `scores` takes a list of, what is wrong with them or "")."""
-        image, problem = try_decode_image(encoded)
-        tensor = evaluation_image(image, self._model.preprocessing)
+        tensor, problem = try_prepare_image(encoded, self._model.preprocessing)
         return tensor.numpy(), problem.numpy().decode()
 
     def scores(self, prepared):
@@ -108,10 +113,21 @@ class SavedModelClassifier:
         self.num_classes = description["num_classes"]
         self.class_names = _names(description["class_names"], self.num_classes)
         self.activation = description["activation"]
+        self.max_batch_size = description["max_batch_size"]
+        self.max_pixels = description["max_pixels"]
+        self._preprocessing = Preprocessing(**description["preprocessing"])
 
     def prepare(self, encoded):
         """Image bytes -> (what `scores` takes a list of, what is wrong with them or "")."""
-        return encoded, try_decode_image(encoded)[1].numpy().decode()
+        _, problem = try_prepare_image(encoded, self._preprocessing, self.max_pixels)
+        return encoded, problem.numpy().decode()
+
+    def predict_on_batch(self, tensors):
+        """Preprocessed float32 (B, h, w, 3) -> float32 logits (B, C)."""
+        size = self.max_batch_size
+        parts = [tf.constant(tensors[i : i + size]) for i in range(0, len(tensors), size)]
+        function = self._loaded.signatures["tensors"]
+        return np.concatenate([function(tensors=part)["logits"].numpy() for part in parts])
 
     def scores(self, prepared):
         """A list of B images' bytes -> float32 logits (B, C)."""
@@ -165,12 +181,15 @@ def predict(model, paths, *, batch_size=8, top_k=5, activation=None):
     for name, value in (("batch_size", batch_size), ("top_k", top_k)):
         if value < 1:
             raise ValueError(f"`{name}` must be at least 1. Received: {value}")
-    if activation not in ACTIVATIONS:
+    if batch_size > classifier.max_batch_size:
         raise ValueError(
-            f"`activation` must be one of {tuple(ACTIVATIONS)}. Received: {activation!r}"
+            f"`batch_size` must be at most the export's {classifier.max_batch_size}. Received: "
+            f"{batch_size}"
         )
+    if activation not in ACTIVATIONS:
+        raise ValueError(f"`activation` must be one of {ACTIVATIONS}. Received: {activation!r}")
     files, failures = find_images(paths)
-    answers = _predict(classifier, files, batch_size, top_k, ACTIVATIONS[activation])
+    answers = _predict(classifier, files, batch_size, top_k, PROBABILITIES[activation])
     return itertools.chain(failures, answers)
 
 
@@ -204,7 +223,8 @@ def _read(classifier, file):
     prepared, problem = classifier.prepare(encoded)
     if problem:
         # It sees less than a decoder, and says it better.
-        return None, explain_image_problem(encoded) or problem
+        explained = explain_image_problem(encoded, max_pixels=classifier.max_pixels)
+        return None, explained or problem
     return prepared, None
 
 

@@ -1,6 +1,6 @@
 """The functions of an exported model: checks, preprocessing, model and answer in one graph.
 
-Shapes: B batch, H W pixels of an image, h w pixels of the model's input, C classes, D features.
+Shapes: B batch, H W pixels of an image, h w pixels of the model's input, C classes, k best classes.
 
 A loaded SavedModel passes tensors of any shape on, and some of them abort the process inside the
 model; `tf.ensure_shape` at the beginning of every function turns these into an error.
@@ -8,36 +8,30 @@ model; `tf.ensure_shape` at the beginning of every function turns these into an 
 
 import tensorflow as tf
 
-from keras_vit.data.decode import try_decode_image
 from keras_vit.data.preprocess import evaluation_image
+from keras_vit.serving.images import resize_problem, try_prepare_image
 
-ACTIVATIONS = {"softmax": tf.nn.softmax, "sigmoid": tf.nn.sigmoid}
+PROBABILITIES = {"softmax": tf.nn.softmax, "sigmoid": tf.nn.sigmoid}
 
 
 class ServingModule(tf.Module):
     """What is written as a SavedModel.
 
     Args:
-        forward: function from float32 (B, h, w, 3) to a dict of `logits` (B, C) and, if the model
-            has them, `features` (B, D).
-        has_features: whether there are `features`.
-        variables: the `tf.Variable`s that `forward` reads.
+        functions: as `keras_vit.serving.forward.tensorflow_forward` returns them.
+        variables: what the functions read.
         preprocessing: the model's `Preprocessing`.
         class_names: C names.
-        top_k: number of classes in an answer.
-        activation: one of `ACTIVATIONS`.
+        options: `ServingOptions`.
     """
 
-    def __init__(
-        self, forward, has_features, variables, preprocessing, class_names, top_k, activation
-    ):
+    def __init__(self, functions, variables, preprocessing, class_names, options):
         super().__init__(name="keras_vit")
         self.model_variables = variables
-        self._forward = forward
+        self._functions = functions
         self._preprocessing = preprocessing
         self._class_names = class_names
-        self._top_k = top_k
-        self._activation = ACTIVATIONS[activation]
+        self._options = options
         height, width = preprocessing.image_size
         image_bytes = tf.TensorSpec([None], tf.string, name="image_bytes")
         images = tf.TensorSpec([None, None, None, 3], tf.uint8, name="images")
@@ -47,47 +41,91 @@ class ServingModule(tf.Module):
             "images": _function(self._classify_images, images),
             "tensors": _function(self._logits, tensors),
         }
-        if has_features:
-            self.endpoints["features"] = _function(self._features, image_bytes)
+        for name in ("features", "attention"):
+            if name in functions:
+                self.endpoints[name] = _function(self._from_bytes(name), image_bytes)
 
     def _classify_bytes(self, image_bytes):
-        return self._answer(self._forward(self._tensors_from_bytes(image_bytes))["logits"])
+        tensors, problems = self._tensors_from_bytes(image_bytes)
+        return self._marked(self._answer(self._functions["logits"](tensors)), problems)
 
     def _classify_images(self, images):
-        images = _not_empty(tf.ensure_shape(images, (None, None, None, 3)))  # (B, H, W, 3)
-        tensors = _map(self._prepare, images)
-        return self._answer(self._forward(tensors)["logits"])
+        images = self._checked(images, (None, None, None, 3))  # (B, H, W, 3)
+        height, width = tf.shape(images, tf.int64)[1], tf.shape(images, tf.int64)[2]
+        fits = tf.logical_and(height * width > 0, height * width <= self._options.max_pixels)
+        rules = [
+            _require(
+                fits,
+                f"an image must have 1 to {self._options.max_pixels} pixels, these are ",
+                *(tf.strings.as_string(height), " x ", tf.strings.as_string(width)),
+            )
+        ]
+        problem = resize_problem(height, width, self._preprocessing, self._options.max_pixels)
+        rules.append(_require(tf.equal(problem, ""), problem))
+        with tf.control_dependencies(rules):
+            images = tf.identity(images)
+        tensors = _map(lambda image: evaluation_image(image, self._preprocessing), images)
+        return self._answer(self._functions["logits"](tensors))
 
     def _logits(self, tensors):
-        tensors = tf.ensure_shape(tensors, (None, *self._preprocessing.image_size, 3))
-        return {"logits": self._forward(_not_empty(tensors))["logits"]}
+        tensors = self._checked(tensors, (None, *self._preprocessing.image_size, 3))
+        finite = tf.reduce_all(tf.math.is_finite(tensors))
+        with tf.control_dependencies([_require(finite, "`tensors` must be finite numbers")]):
+            return {"logits": self._functions["logits"](tf.identity(tensors))}
 
-    def _features(self, image_bytes):
-        return {"features": self._forward(self._tensors_from_bytes(image_bytes))["features"]}
+    def _from_bytes(self, name):
+        def compute(image_bytes):
+            tensors, problems = self._tensors_from_bytes(image_bytes)
+            return self._marked({name: self._functions[name](tensors)}, problems)
 
-    def _prepare(self, image):
-        return evaluation_image(image, self._preprocessing)
+        return compute
+
+    def _checked(self, batch, shape):
+        """The batch, once its shape and its number of images are what they must be."""
+        batch = tf.ensure_shape(batch, shape)
+        size, most = tf.shape(batch)[0], self._options.max_batch_size
+        fits = tf.logical_and(size > 0, size <= most)
+        rule = _require(
+            fits, f"a request must hold 1 to {most} images, it has ", tf.strings.as_string(size)
+        )
+        with tf.control_dependencies([rule]):
+            return tf.identity(batch)
 
     def _tensors_from_bytes(self, image_bytes):
-        """string (B,) -> float32 (B, h, w, 3); one bad image fails the call, named by its index."""
-        image_bytes = _not_empty(tf.ensure_shape(image_bytes, (None,)))
+        """string (B,) -> float32 (B, h, w, 3) and what is wrong with each image, string (B,).
 
-        def decode(encoded):
-            image, problem = try_decode_image(encoded)
-            return self._prepare(image), problem
+        Where bad images are an error, one fails the call, named by its index.
+        """
 
-        tensors, problems = _map(decode, image_bytes)
+        def prepare(encoded):
+            return try_prepare_image(encoded, self._preprocessing, self._options.max_pixels)
+
+        tensors, problems = _map(prepare, self._checked(image_bytes, (None,)))
+        if self._options.on_bad_image == "mark":
+            return tensors, problems
         bad = tf.where(tf.not_equal(problems, ""))[:, 0]
         described = tf.strings.join(
             ["image ", tf.strings.as_string(bad), ": ", tf.gather(problems, bad)]
         )
         message = tf.strings.reduce_join(described, separator="; ")
-        with tf.control_dependencies([tf.debugging.Assert(tf.equal(tf.size(bad), 0), [message])]):
-            return tf.identity(tensors)
+        with tf.control_dependencies([_require(tf.equal(tf.size(bad), 0), message)]):
+            return tf.identity(tensors), problems
+
+    def _marked(self, outputs, problems):
+        """Neutral values in the rows of bad images, and the output `error`."""
+        if self._options.on_bad_image != "mark":
+            return outputs
+        good = tf.equal(problems, "")  # (B,)
+        marked = {"error": problems}
+        for name, value in outputs.items():
+            rows = tf.reshape(good, [-1] + [1] * (value.shape.rank - 1))
+            marked[name] = tf.where(rows, value, tf.constant(_NEUTRAL.get(name, 0), value.dtype))
+        return marked
 
     def _answer(self, scores):
         """float32 logits (B, C) -> the outputs of a classification."""
-        probabilities, class_ids = tf.math.top_k(self._activation(scores), self._top_k)  # (B, k)
+        activation = PROBABILITIES[self._options.activation]
+        probabilities, class_ids = tf.math.top_k(activation(scores), self._options.top_k)  # (B, k)
         return {
             "scores": scores,
             "probabilities": probabilities,
@@ -96,8 +134,16 @@ class ServingModule(tf.Module):
         }
 
 
+# What the row of a bad image holds where it is not 0: nothing that could be taken for a class.
+_NEUTRAL = {"class_ids": -1, "classes": ""}
+
+
 def _function(function, spec):
     return tf.function(function, input_signature=[spec], autograph=False)
+
+
+def _require(condition, *message):
+    return tf.debugging.Assert(condition, [tf.strings.join(message)])
 
 
 def _map(function, batch):
@@ -110,9 +156,3 @@ def _map(function, batch):
         function, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
     )
     return results.batch(tf.shape(batch, tf.int64)[0]).get_single_element()
-
-
-def _not_empty(batch):
-    filled = tf.debugging.Assert(tf.shape(batch)[0] > 0, ["the batch is empty"])
-    with tf.control_dependencies([filled]):
-        return tf.identity(batch)

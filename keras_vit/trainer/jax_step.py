@@ -6,6 +6,17 @@ import keras
 from keras_vit.trainer.parts import join, split
 
 
+def train_step(model, state, data, keras_step):
+    """One update; Keras's own step where the batch has one part.
+
+    Returns:
+        `(logs, state)`.
+    """
+    if model.accumulation_steps == 1:
+        return with_gradient_norm(model, keras_step(state, data))
+    return with_gradient_norm(model, accumulated_step(model, state, data))
+
+
 def accumulated_step(model, state, data):
     """Computes the mean gradient of k micro-batches and applies it once.
 

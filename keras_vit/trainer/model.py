@@ -1,4 +1,4 @@
-"""A model whose training step splits a batch into micro-batches, on TensorFlow and JAX.
+"""A model whose training step is right in micro-batches and on many devices.
 
 Everything else is Keras's own `fit`.  The step differs from Keras's in three things:
 
@@ -11,7 +11,11 @@ Everything else is Keras's own `fit`.  The step differs from Keras's in three th
   in the logs leaves it out.
 - Where the optimizer measures the norm of the gradient (those of `keras_vit.training.optimizers`),
   it is in the logs as `gradient_norm`.
+- Under a `tf.distribute` strategy of several replicas (`keras_vit.trainer.replicas`) a step is that
+  of one device with the whole batch, and so are the metrics.
 """
+
+import contextlib
 
 import keras
 
@@ -47,7 +51,8 @@ class TrainableModel(keras.Model):
 
         Raises:
             ValueError: for a number that is not a positive integer, or more than 1 on a backend
-                other than TensorFlow and JAX.
+                other than TensorFlow and JAX; for a model, an optimizer or a metric that was not
+                made in the scope of the strategy.
         """
         is_integer = isinstance(accumulation_steps, int) and not isinstance(
             accumulation_steps, bool
@@ -61,9 +66,16 @@ class TrainableModel(keras.Model):
                 "`accumulation_steps` needs the TensorFlow or the JAX backend. "
                 f"Received: {accumulation_steps} on {keras.backend.backend()}"
             )
-        super().compile(*args, **kwargs)
-        self._loss_tracker = FiniteMean(name="loss")
+        strategy = _strategy_of(self)
+        with contextlib.nullcontext() if strategy is None else strategy.scope():
+            super().compile(*args, **kwargs)
+            self._loss_tracker = FiniteMean(name="loss")
         self.accumulation_steps = accumulation_steps
+        if strategy is not None:
+            from keras_vit.trainer import replicas
+
+            given = (kwargs.get("metrics"), kwargs.get("weighted_metrics"))
+            replicas.check_compile(self, kwargs.get("jit_compile"), given)
 
     def compute_loss(self, *args, **kwargs):
         return with_gradient_to_match(super().compute_loss(*args, **kwargs))
@@ -84,6 +96,75 @@ class TrainableModel(keras.Model):
         step = _backend_step()
         if step is None:
             return super().train_step(*args)
-        if self.accumulation_steps == 1:
-            return step.with_gradient_norm(self, super().train_step(*args))
-        return step.with_gradient_norm(self, step.accumulated_step(self, *args))
+        return step.train_step(self, *args, super().train_step)
+
+    def make_train_function(self, force=False):
+        """Makes what `fit` and `train_on_batch` call for each execution."""
+        strategy = _strategy_of(self)
+        if strategy is None:
+            return super().make_train_function(force)
+        if self.train_function is None or force:
+            from keras_vit.trainer import replicas, tensorflow_step
+
+            self.train_function = replicas.step_function(
+                self,
+                strategy,
+                self.train_step,
+                lambda: tensorflow_step.with_gradient_norm(self, self.get_metrics_result()),
+            )
+        return self.train_function
+
+    def make_test_function(self, force=False):
+        """Makes what `evaluate` and `test_on_batch` call for each execution."""
+        strategy = _strategy_of(self)
+        if strategy is None:
+            return super().make_test_function(force)
+        if self.test_function is None or force:
+            from keras_vit.trainer import replicas
+
+            self.test_function = replicas.step_function(
+                self, strategy, self.test_step, self.get_metrics_result
+            )
+        return self.test_function
+
+    def make_predict_function(self, force=False):
+        """Makes what `predict` and `predict_on_batch` call for each execution."""
+        strategy = _strategy_of(self)
+        if strategy is None:
+            return super().make_predict_function(force)
+        if self.predict_function is None or force:
+            from keras_vit.trainer import replicas
+
+            self.predict_function = replicas.predict_function(self, strategy)
+        return self.predict_function
+
+    def predict_on_batch(self, x):
+        """As of Keras; the replicas of a strategy share the batch."""
+        strategy = _strategy_of(self)
+        if strategy is None:
+            return super().predict_on_batch(x)
+        from keras_vit.trainer import replicas
+
+        self.make_predict_function()
+        outputs = self.predict_function([replicas.spread(strategy, (x,))])
+        return keras.tree.map_structure(keras.ops.convert_to_numpy, outputs)
+
+    def _maybe_symbolic_build(self, iterator=None, data_batch=None):
+        strategy = _strategy_of(self)
+        if strategy is None or iterator is None:
+            super()._maybe_symbolic_build(iterator=iterator, data_batch=data_batch)
+            return
+        from keras_vit.trainer import replicas
+
+        # Keras averages the replicas' parts of a batch for their shapes, which must be the same.
+        with strategy.scope():
+            self._symbolic_build(data_batch=replicas.batch_spec(iterator))
+
+
+def _strategy_of(model):
+    if keras.backend.backend() != "tensorflow":
+        return None
+    from keras_vit.trainer import replicas
+
+    replicas.check_scope(model)
+    return replicas.strategy_of(model)

@@ -118,13 +118,16 @@ class Progress(keras.callbacks.Callback):
         total_steps: number of steps of the training.
         title: what is being done.
         start_step: number of steps that were done before, by another process.
+        waiting: a `keras_vit.data.waiting.WaitingShare` over the data, whose share is shown, or
+            None.
     """
 
-    def __init__(self, total_steps, title, start_step=0):
+    def __init__(self, total_steps, title, start_step=0, waiting=None):
         super().__init__()
         self.total_steps = total_steps
         self.title = title
         self.start_step = self.step = start_step
+        self.waiting = waiting
         self._bar = None
 
     def on_train_begin(self, logs=None):
@@ -143,6 +146,8 @@ class Progress(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         numbers = {name: f"{float(value):.4g}" for name, value in (logs or {}).items()}
+        if self.waiting is not None:
+            numbers["waiting for data"] = f"{100 * self.waiting.share:.0f} %"
         if self._bar is not None:
             self._bar.set_postfix(numbers)
         else:

@@ -22,6 +22,8 @@ def fit(
     title="training",
     progress=True,
     resume=None,
+    num_replicas=1,
+    waiting=None,
 ):
     """Compiles a model by a recipe and trains it with `model.fit`; it is not compiled afterwards.
 
@@ -36,6 +38,9 @@ def fit(
         title: of the progress bar.
         progress: whether to show it.
         resume: an `ExactResume`, from whose state it goes on and which saves it.
+        num_replicas: of the strategy in whose scope the model was made; the batch size must be a
+            multiple of it.
+        waiting: a `WaitingShare` that measures how long the steps wait for data, or None.
 
     Returns:
         A list with one dict for each `recipe.report_steps` updates: `step`, `learning_rate`, `loss`
@@ -53,13 +58,17 @@ def fit(
         model.preprocessing,
         augmentation=recipe.augmentation,
         start_step=start_step,
+        num_replicas=num_replicas,
         **order,
     )
+    if waiting is not None:
+        training = waiting.watch(training)
 
     def describe_examples(step):
         indices = pipeline.example_indices(info, train_split, step=step, **order)
         return f"the examples {', '.join(map(str, indices))} of {info.name} {train_split}"
 
+    model.set_remat(recipe.remat)
     model.compile(
         optimizer=make_optimizer(recipe, total_steps, model.trainable_variables),
         loss=LOSSES[recipe.loss](label_smoothing=recipe.label_smoothing),
@@ -74,7 +83,7 @@ def fit(
     ]
     if validation_split is not None:
         callbacks.append(Validation(info, validation_split, recipe.batch_size))
-    bar = Progress(total_steps, title, start_step)
+    bar = Progress(total_steps, title, start_step, waiting)
     callbacks += [bar] * progress + [resume] * (resume is not None)
     num_reports = -(-total_steps // recipe.report_steps)
     try:

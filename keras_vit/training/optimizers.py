@@ -37,7 +37,9 @@ class _Optimizer(keras.optimizers.Optimizer):
         if self.built:
             return
         super().build(variables)
-        self.gradient_norm = self.add_variable((), dtype="float32", name="gradient_norm")
+        self.gradient_norm = self.add_variable(
+            (), dtype="float32", aggregation="only_first_replica", name="gradient_norm"
+        )
         self.momentums = [self._first_moment(variable) for variable in variables]
         # Keras's begin at 0 and are set by the first update, which may be refused.
         for variable, average in zip(variables, self._averages(), strict=False):
@@ -47,17 +49,19 @@ class _Optimizer(keras.optimizers.Optimizer):
         return self._model_variables_moving_average if self.use_ema else ()
 
     def _first_moment(self, variable):
+        # TensorFlow cannot send bfloat16 between workers: there its values are kept in float32.
+        dtype = "float32" if _has_several_workers() else self.momentum_dtype
         return self.add_variable(
             variable.shape,
-            dtype=self.momentum_dtype,
+            dtype=dtype,
             layout=getattr(variable, "_layout", None),
             name=f"{variable.path.replace('/', '_')}_momentum",
         )
 
     def _backend_apply_gradients(self, grads, trainable_variables):
         apply = super()._backend_apply_gradients
-        if self.gradient_accumulation_steps:
-            apply(grads, trainable_variables)
+        if self.gradient_accumulation_steps or _num_replicas() > 1:
+            apply(grads, trainable_variables)  # `_accepted` refuses, on several replicas
             return
         grads = self._measured_and_clipped(grads)
         if keras.backend.backend() == "jax":  # `stateless_apply` refuses
@@ -85,28 +89,89 @@ class _Optimizer(keras.optimizers.Optimizer):
         return trainable, others
 
     def _clip_gradients(self, grads):
-        return self._measured_and_clipped(grads) if self.gradient_accumulation_steps else grads
+        if self.gradient_accumulation_steps and _num_replicas() == 1:
+            return self._measured_and_clipped(grads)
+        return grads
+
+    def _all_reduce_sum_gradients(self, grads_and_vars):
+        """The whole gradient, clipped (Keras clips each replica's part before it adds them)."""
+        grads_and_vars = super()._all_reduce_sum_gradients(grads_and_vars)
+        if _num_replicas() == 1:
+            return grads_and_vars
+        grads, variables = zip(*grads_and_vars, strict=True)
+        return list(zip(self._measured_and_clipped(grads), variables, strict=True))
 
     def _measured_and_clipped(self, grads):
         squares = [ops.sum(ops.square(ops.cast(g, "float32"))) for g in grads if g is not None]
         norm = ops.sqrt(sum(squares))
-        self.assign(self.gradient_norm, norm)
+        self.gradient_norm.assign(norm)
         if self.global_clipnorm is None:
             return super()._clip_gradients(grads)
         # 1 where the norm is small enough, and NaN where it is NaN.
         scale = self.global_clipnorm / ops.maximum(norm, self.global_clipnorm)
         return [None if g is None else g * ops.cast(scale, g.dtype) for g in grads]
 
+    # On several replicas, where no branch may hold what they do together.
+
+    def assign(self, variable, value):
+        super().assign(variable, self._accepted(value, variable))
+
+    def assign_sub(self, variable, value):
+        super().assign_sub(variable, self._accepted(value, ops.zeros_like(value)))
+
+    def _accepted(self, new, old):
+        if _num_replicas() == 1:
+            return new
+        return ops.where(ops.isfinite(self.gradient_norm), ops.cast(new, old.dtype), old)
+
+    def _apply_weight_decay(self, variables):
+        """Done by `update_step`, when it is known whether the gradient is refused."""
+
+    def _decay(self, variable, learning_rate):
+        if self.weight_decay is not None and self._use_weight_decay(variable):
+            self.assign_sub(variable, variable * self.weight_decay * learning_rate)
+
+    def _update_model_variables_moving_average(self, trainable_variables):
+        factor = ops.where(ops.equal(self.iterations, 0), 0.0, self.ema_momentum)
+        for variable, average in zip(trainable_variables, self._averages(), strict=False):
+            new = factor * average + (1.0 - factor) * variable
+            average.assign(self._accepted(new, average))
+
+    def finalize_variable_values(self, var_list):
+        super().finalize_variable_values(var_list)
+        if self.use_ema and keras.backend.backend() == "jax":
+            # Else weights and averages are the same arrays, which JAX takes from both of them.
+            for average in self._model_variables_moving_average:
+                average.assign(ops.copy(average.value))
+
     def get_config(self):
         return {**super().get_config(), "momentum_dtype": self.momentum_dtype}
 
 
-def _decayed(moment, factor, dtype):
+def _num_replicas():
+    if keras.backend.backend() != "tensorflow":
+        return 1
+    import tensorflow as tf
+
+    return tf.distribute.get_strategy().num_replicas_in_sync
+
+
+def _has_several_workers():
+    if keras.backend.backend() != "tensorflow":
+        return False
+    import tensorflow as tf
+
+    strategy = tf.distribute.get_strategy()
+    is_multiworker = isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy)
+    return is_multiworker and strategy.num_replicas_in_sync > 1
+
+
+def _decayed(moment, factor, moment_dtype, dtype):
     """factor x moment as the compiled official code computes it.
 
     The factor takes the moment's dtype (0.9 is 0.8984375 in bfloat16); the product is not rounded.
     """
-    factor = ops.cast(ops.convert_to_tensor(factor, moment.dtype), dtype)
+    factor = ops.cast(ops.convert_to_tensor(factor, moment_dtype), dtype)
     return factor * ops.cast(moment, dtype)
 
 
@@ -140,9 +205,11 @@ class SGD(_Optimizer):
     def update_step(self, gradient, variable, learning_rate):
         trace = self.momentums[self._get_variable_index(variable)]
         gradient = ops.cast(gradient, variable.dtype)
-        new_trace = gradient + _decayed(trace, self.momentum, variable.dtype)
-        self.assign(trace, ops.cast(new_trace, trace.dtype))
-        self.assign_sub(variable, ops.cast(learning_rate, variable.dtype) * new_trace)
+        learning_rate = ops.cast(learning_rate, variable.dtype)
+        self._decay(variable, learning_rate)
+        new_trace = gradient + _decayed(trace, self.momentum, self.momentum_dtype, variable.dtype)
+        self.assign(trace, ops.cast(ops.cast(new_trace, self.momentum_dtype), trace.dtype))
+        self.assign_sub(variable, learning_rate * new_trace)
 
     def get_config(self):
         return {**super().get_config(), "momentum": self.momentum}
@@ -200,16 +267,18 @@ class AdamW(_Optimizer):
         index = self._get_variable_index(variable)
         moment, velocity = self.momentums[index], self.velocities[index]
         gradient = ops.cast(gradient, variable.dtype)
+        learning_rate = ops.cast(learning_rate, variable.dtype)
+        self._decay(variable, learning_rate)
         count = ops.cast(self.iterations + 1, variable.dtype)
         new_moment = (1 - self.beta_1) * gradient
-        new_moment = new_moment + _decayed(moment, self.beta_1, variable.dtype)
+        new_moment = new_moment + _decayed(moment, self.beta_1, self.momentum_dtype, variable.dtype)
         new_velocity = (1 - self.beta_2) * ops.square(gradient) + self.beta_2 * velocity
-        self.assign(moment, ops.cast(new_moment, moment.dtype))
+        self.assign(moment, ops.cast(ops.cast(new_moment, self.momentum_dtype), moment.dtype))
         self.assign(velocity, new_velocity)
         first = new_moment / (1 - ops.power(ops.cast(self.beta_1, variable.dtype), count))
         second = new_velocity / (1 - ops.power(ops.cast(self.beta_2, variable.dtype), count))
         step = first / (ops.sqrt(second) + self.epsilon)
-        self.assign_sub(variable, ops.cast(learning_rate, variable.dtype) * step)
+        self.assign_sub(variable, learning_rate * step)
 
     def get_config(self):
         betas = {"beta_1": self.beta_1, "beta_2": self.beta_2, "epsilon": self.epsilon}
@@ -272,7 +341,7 @@ def averaged_weights(model):
     variables = optimizer._trainable_variables
     kept = [keras.ops.copy(variable.value) for variable in variables]
     for variable, average in zip(variables, optimizer._model_variables_moving_average, strict=True):
-        variable.assign(average.value)
+        variable.assign(keras.ops.copy(average.value))
     try:
         yield
     finally:

@@ -32,6 +32,7 @@ class Recipe:
         epochs: how often each example is seen; the steps are rounded down to whole batches.
         batch_size: examples in one update, over all devices.
         accumulation_steps: micro-batches that a batch is computed in, to save memory.
+        remat: whether the encoder's blocks are computed again for their gradients, to save memory.
         optimizer: `"adamw"` (betas 0.9 and 0.999) or `"sgd"` (momentum 0.9).
         momentum_dtype: of the optimizer's first moment, `"float32"` or `"bfloat16"`.
         learning_rate: the highest rate.
@@ -78,6 +79,7 @@ class Recipe:
     epochs: float | None = None
     batch_size: int = 512
     accumulation_steps: int = 1
+    remat: bool = False
     optimizer: str = "sgd"
     momentum_dtype: str = "float32"
     learning_rate: float = 0.03

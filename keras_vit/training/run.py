@@ -5,6 +5,7 @@ import dataclasses
 import json
 import os
 import pathlib
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,20 +13,21 @@ import keras
 import numpy as np
 
 from keras_vit import zoo
-from keras_vit.data import pipeline, preprocess
+from keras_vit.data.waiting import WaitingShare
 from keras_vit.evaluation.classification import check_classes, evaluate
 from keras_vit.models.classifier import ImageClassifier
 from keras_vit.models.presets import get_preset
 from keras_vit.training import folder
 from keras_vit.training.callbacks import TrainingError
 from keras_vit.training.fit import fit
-from keras_vit.training.recipe_table import RULES, get_recipe
 from keras_vit.training.recipes import ARCHITECTURE_FIELDS
 from keras_vit.training.resume import ExactResume
+from keras_vit.training.strategy import place
+from keras_vit.training.task import TEST, TRAIN, VALIDATION, resolve_task
 
 __all__ = ["RunResult", "TrainingError", "finetune", "pretrain"]
 
-TRAIN, VALIDATION, TRAINVAL, TEST = "train", "validation", "trainval", "test"
+SKIPPED = "skipped.jsonl"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -45,31 +47,6 @@ class RunResult:
     model: ImageClassifier = dataclasses.field(repr=False)
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class _Data:
-    """A data set, and which of its examples are for what.
-
-    Args:
-        info: `DatasetInfo`.
-        train: the split to train on.
-        validation: the split of the reports, or None.
-        test: the split of the final evaluation, or None.
-        shots: images of each class to train on; None takes all.
-    """
-
-    info: pipeline.DatasetInfo
-    train: str
-    validation: str | None
-    test: str | None
-    shots: int | None
-
-    def num_examples(self):
-        """The number of examples to train on."""
-        if self.shots is not None:
-            return self.shots * self.info.num_classes
-        return self.info.num_examples(self.train)
-
-
 def pretrain(
     dataset,
     workdir,
@@ -80,9 +57,11 @@ def pretrain(
     train_split=TRAIN,
     shots=None,
     download=False,
+    max_bad_fraction=None,
     overwrite=False,
     checkpoint_steps=None,
     progress=True,
+    strategy=None,
     **overrides,
 ):
     """Trains a model from random weights and writes the folder of the run.
@@ -105,11 +84,15 @@ def pretrain(
             training and the validation split together, of which none is left for the reports.
         shots: trains on so many images of each class, chosen by the recipe's seed; None takes all.
         download: whether a TFDS data set that is not there may be downloaded.
+        max_bad_fraction: the largest share of a split's images that may be bad; they are found by
+            decoding all before the training, listed in `skipped.jsonl` and left out.  None checks
+            nothing before: the first bad image stops the run.
         overwrite: whether a finished run in `workdir` may be replaced, or one that was stopped and
             differs in anything.
         checkpoint_steps: steps between two states that the run can go on from; there is one at each
             report anyway.
         progress: whether to show the progress, on stderr.
+        strategy: on which devices, as `keras_vit.training.strategy.place` takes it.
         **overrides: fields of the recipe to change.
 
     Returns:
@@ -118,15 +101,27 @@ def pretrain(
     Raises:
         ValueError: for an unknown data set, recipe or field, a value out of range, an empty data
             set or a model whose classes are not those of the data set.
+        BadDataError: for more bad images than `max_bad_fraction` allows.
         FileExistsError: if `workdir` holds a finished run, or one that was stopped and differs, and
             `overwrite` is False.
         BlockingIOError: if another process is training in `workdir`.
         TrainingError: if the loss, the gradient or a weight is not finite; nothing is written.
         OSError: if `workdir` cannot be written.
     """
+    placement = place(strategy)
     if isinstance(model, str):
         overrides, model = {**overrides, "model": model}, None
-    data, recipe = _resolved(dataset, recipe, overrides, data_dir, download, train_split, shots)
+    data, recipe = resolve_task(
+        dataset,
+        recipe,
+        overrides,
+        train_split,
+        shots,
+        skipped=pathlib.Path(workdir) / SKIPPED,
+        data_dir=data_dir,
+        download=download,
+        max_bad_fraction=max_bad_fraction,
+    )
     info = data.info
 
     def make_model():
@@ -149,7 +144,7 @@ def pretrain(
         )
 
     options = {"checkpoint_steps": checkpoint_steps, "progress": progress}
-    return _run("pretrain", data, workdir, recipe, make_model, overwrite, **options)
+    return _run("pretrain", data, workdir, recipe, make_model, placement, overwrite, **options)
 
 
 def finetune(
@@ -163,9 +158,11 @@ def finetune(
     train_split=TRAIN,
     shots=None,
     download=False,
+    max_bad_fraction=None,
     overwrite=False,
     checkpoint_steps=None,
     progress=True,
+    strategy=None,
     **overrides,
 ):
     """Trains a pre-trained model on another data set and writes the folder of the run.
@@ -185,11 +182,15 @@ def finetune(
             training and the validation split together, of which none is left for the reports.
         shots: trains on so many images of each class, chosen by the recipe's seed; None takes all.
         download: whether a TFDS data set that is not there may be downloaded.
+        max_bad_fraction: the largest share of a split's images that may be bad; they are found by
+            decoding all before the training, listed in `skipped.jsonl` and left out.  None checks
+            nothing before: the first bad image stops the run.
         overwrite: whether a finished run in `workdir` may be replaced, or one that was stopped and
             differs in anything.
         checkpoint_steps: steps between two states that the run can go on from; there is one at each
             report anyway.
         progress: whether to show the progress, on stderr.
+        strategy: on which devices, as `keras_vit.training.strategy.place` takes it.
         **overrides: fields of the recipe to change.
 
     Returns:
@@ -199,12 +200,14 @@ def finetune(
         CheckpointError: if `source` cannot be read.
         ValueError: for an unknown data set, recipe or field, a value out of range, or an empty data
             set.
+        BadDataError: for more bad images than `max_bad_fraction` allows.
         FileExistsError: if `workdir` holds a finished run, or one that was stopped and differs, and
             `overwrite` is False.
         BlockingIOError: if another process is training in `workdir`.
         TrainingError: if the loss, the gradient or a weight is not finite; nothing is written.
         OSError: if `workdir` cannot be written.
     """
+    placement = place(strategy)
     if image_size is not None:
         overrides = {**overrides, "image_size": image_size}
     fixed = [field for field in ("model", *ARCHITECTURE_FIELDS) if field in overrides]
@@ -213,7 +216,17 @@ def finetune(
             "a fine-tuning takes its architecture from the file that it starts from. "
             f"Received: {', '.join(fixed)}"
         )
-    data, recipe = _resolved(dataset, recipe, overrides, data_dir, download, train_split, shots)
+    data, recipe = resolve_task(
+        dataset,
+        recipe,
+        overrides,
+        train_split,
+        shots,
+        skipped=pathlib.Path(workdir) / SKIPPED,
+        data_dir=data_dir,
+        download=download,
+        max_bad_fraction=max_bad_fraction,
+    )
     info = data.info
 
     def make_model():
@@ -232,40 +245,12 @@ def finetune(
         workdir,
         recipe,
         make_model,
+        placement,
         overwrite,
         checkpoint_steps=checkpoint_steps,
         progress=progress,
         source=os.fspath(source),
     )
-
-
-def _resolved(dataset, recipe, overrides, data_dir, download, train_split, shots):
-    """`(_Data, Recipe)`; what is wrong with the recipe is said before the data are looked for."""
-    if recipe not in RULES:
-        recipe = _checked(get_recipe(recipe, **overrides))
-        dataset = recipe.dataset if dataset is None else dataset
-    if dataset is None:
-        raise ValueError("a training must have a data set. Received: None; name one")
-    info = dataset
-    if not isinstance(dataset, pipeline.DatasetInfo):
-        info = pipeline.resolve(dataset, data_dir, download=download)
-    has_validation = VALIDATION in info.split_sizes and train_split not in (VALIDATION, TRAINVAL)
-    data = _Data(
-        info=info,
-        train=train_split,
-        validation=VALIDATION if has_validation else None,
-        test=TEST if TEST in info.split_sizes and train_split != TEST else None,
-        shots=shots,
-    )
-    if recipe in RULES:
-        sizes = {"num_examples": data.num_examples(), "source_size": info.image_size}
-        recipe = _checked(get_recipe(recipe, **sizes, **overrides))
-    return data, recipe
-
-
-def _checked(recipe):
-    preprocess.get_augmentation(recipe.augmentation)
-    return recipe
 
 
 def _architecture(recipe):
@@ -299,13 +284,23 @@ def _checked_model(model, info, recipe):
 
 
 def _run(
-    kind, data, workdir, recipe, make_model, overwrite, *, checkpoint_steps, progress, **origin
+    kind,
+    data,
+    workdir,
+    recipe,
+    make_model,
+    placement,
+    overwrite,
+    *,
+    checkpoint_steps,
+    progress,
+    **origin,
 ):
     """Everything that pre-training and fine-tuning share."""
     info = data.info
     num_examples = data.num_examples()
     total_steps = recipe.num_steps(num_examples)
-    with folder.new_run(workdir, overwrite) as temporary:
+    with placement.new_run(workdir, overwrite) as temporary, placement.scope():
         keras.utils.set_random_seed(recipe.seed)
         model = make_model()
         model.preprocessing = _preprocessing(recipe, model.preprocessing)
@@ -316,20 +311,25 @@ def _run(
             "shots": data.shots,
             **origin,
         }
-        resume = ExactResume(
+        config = {
+            **facts,
+            "num_train_examples": num_examples,
+            "recipe": dataclasses.asdict(recipe),
+            # Keras counts the models of a process in their names.
+            "model": {**model.get_config(), "name": None},
+            "backend": keras.backend.backend(),
+        }
+        # Several workers would have to agree on the state that they go on from.
+        resume = placement.num_workers == 1 and ExactResume(
             pathlib.Path(workdir, folder.STATE),
             save_steps=checkpoint_steps,
             total_steps=total_steps,
-            config={
-                **facts,
-                "num_train_examples": num_examples,
-                "recipe": dataclasses.asdict(recipe),
-                # Keras counts the models of a process in their names.
-                "model": {**model.get_config(), "name": None},
-                "backend": keras.backend.backend(),
-            },
+            config=config,
             overwrite=overwrite,
         )
+        # Where there are replicas, it is the strategy's own prefetching that waits.
+        waiting = WaitingShare() if placement.num_replicas == 1 else None
+        start = time.perf_counter()
         rows = fit(
             model,
             info,
@@ -340,9 +340,11 @@ def _run(
             shots=data.shots,
             title=kind,
             progress=progress,
-            resume=resume,
+            resume=resume or None,
+            num_replicas=placement.num_replicas,
+            waiting=waiting,
         )
-        seconds = resume.seconds
+        seconds = resume.seconds if resume else time.perf_counter() - start
         _check_finite(model)
         evaluations = {}
         if data.validation is not None:
@@ -356,11 +358,15 @@ def _run(
             TRAIN: {name: rows[-1][name] for name in ("loss", "accuracy")},
             **evaluations,
             "num_train_examples": num_examples,
+            "num_skipped": data.num_skipped,
             "num_parameters": model.count_params(),
             "steps": total_steps,
             "seconds": round(seconds, 3),
             "images_per_second": round(total_steps * recipe.batch_size / seconds, 1),
+            "waiting_share": waiting and round(waiting.share, 4),
             "backend": keras.backend.backend(),
+            "strategy": placement.name,
+            "num_replicas": placement.num_replicas,
             "recipe": dataclasses.asdict(recipe),
         }
         _write(temporary, model, metrics, rows, recipe)

@@ -9,10 +9,12 @@ from typing import Any
 
 from absl import logging
 
-from keras_vit.data import pipeline
+from keras_vit.data import pipeline, validation
 from keras_vit.training import folder
 from keras_vit.training.recipe_table import RULES, get_recipe
-from keras_vit.training.run import TRAINVAL, VALIDATION, RunResult, finetune
+from keras_vit.training.run import SKIPPED, RunResult, finetune
+from keras_vit.training.strategy import place
+from keras_vit.training.task import TRAINVAL, VALIDATION
 
 CANDIDATES, TABLE = "sweep", "sweep.json"
 
@@ -41,9 +43,11 @@ def sweep(
     recipe,
     data_dir=None,
     download=False,
+    max_bad_fraction=None,
     overwrite=False,
     checkpoint_steps=None,
     progress=True,
+    strategy=None,
     **overrides,
 ):
     """Fine-tunes with each rate of a recipe's grid and trains finally with the best.
@@ -62,18 +66,27 @@ def sweep(
         recipe: a name of `keras_vit.list_recipes()`, or a `Recipe`, with `learning_rates`.
         data_dir: where TFDS keeps its data sets.
         download: whether a TFDS data set that is not there may be downloaded.
+        max_bad_fraction: as in `keras_vit.finetune`; `workdir/skipped.jsonl` lists what is left
+            out.
         overwrite: whether finished runs may be replaced; without it they are kept.
         checkpoint_steps: as in `keras_vit.finetune`.
         progress: whether to show the progress, on stderr.
+        strategy: on which devices, as `keras_vit.training.strategy.place` takes it.
         **overrides: fields of the recipe to change.
 
     Returns:
         A `SweepResult`.
 
     Raises:
-        ValueError: for a recipe without a grid, or a data set without a validation split; else as
-            `finetune`.
+        ValueError: for a recipe without a grid, a data set without a validation split, or several
+            workers; else as `finetune`.
     """
+    placement = place(strategy)
+    if placement.num_workers > 1:
+        raise ValueError(
+            "a sweep must run in one process, which knows what is finished. Received: "
+            f"{placement.num_workers} workers; train with each rate by itself"
+        )
     if recipe in RULES:
         raise ValueError(f"a sweep needs a recipe with `learning_rates`. Received: {recipe}")
     recipe = get_recipe(recipe, **overrides)
@@ -85,12 +98,17 @@ def sweep(
     info = recipe.dataset if dataset is None else dataset
     if not isinstance(info, pipeline.DatasetInfo):
         info = pipeline.resolve(info, data_dir, download=download)
+    workdir = pathlib.Path(workdir)
+    if max_bad_fraction is not None:
+        workdir.mkdir(parents=True, exist_ok=True)
+        info, _ = validation.resolve_without_bad(
+            info, max_bad_fraction=max_bad_fraction, report=workdir / SKIPPED
+        )
     if VALIDATION not in info.split_sizes:
         raise ValueError(
             "a sweep needs a data set with a validation split. "
             f"Received: {info.name!r} with {sorted(info.split_sizes)}"
         )
-    workdir = pathlib.Path(workdir)
     if (workdir / folder.MODEL).exists() and not overwrite:
         raise FileExistsError(
             f"{workdir} holds a finished run ({folder.MODEL}); choose another folder or pass "
@@ -99,7 +117,11 @@ def sweep(
 
     def train(rate, workdir, **options):
         rated = dataclasses.replace(recipe, learning_rate=rate)
-        options |= {"checkpoint_steps": checkpoint_steps, "progress": progress}
+        options |= {
+            "checkpoint_steps": checkpoint_steps,
+            "progress": progress,
+            "strategy": placement,
+        }
         return finetune(source, info, workdir, recipe=rated, **options)
 
     candidates = []

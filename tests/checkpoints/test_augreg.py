@@ -166,10 +166,59 @@ def test_augreg_index_without_path_reads_the_cache(tmp_path, monkeypatch):
 
 
 def test_best_upstream_is_the_i21k_file_with_the_highest_final_val(index):
-    assert augreg.best_upstream(index, "S_16") == "S_16-i21k-b"
-    assert augreg.best_upstream(index, "R26_S_32") == "R26_S_32-i21k-f"
+    assert index.best_upstream("S_16") == "S_16-i21k-b"
+    assert index.best_upstream("R26_S_32") == "R26_S_32-i21k-f"
 
 
 def test_best_upstream_unknown_model_lists_close_names(index):
     with pytest.raises(ValueError, match="'R26_S32'.*Did you mean R26_S_32"):
-        augreg.best_upstream(index, "R26_S32")
+        index.best_upstream("R26_S32")
+
+
+@pytest.fixture
+def tunings(tmp_path):
+    """An index with several fine-tunings of one file, and one of another."""
+
+    def line(filename, steps, resolution, accuracy, ds="imagenet2012"):
+        return _line("S/16", "i21k", 0.4, filename) | {
+            "adapt_ds": ds,
+            "adapt_resolution": str(resolution),
+            "adapt_final_test": accuracy,
+            "adapt_filename": f"{filename}--{ds}-steps_{steps}-lr_0.03-res_{resolution}",
+        }
+
+    lines = [
+        line("S_16-i21k-a", "10k", 384, "0.82"),
+        line("S_16-i21k-a", "20k", 384, "0.83"),
+        line("S_16-i21k-a", "0k", 384, ""),
+        line("S_16-i21k-a", "20k", 224, "0.81"),
+        line("S_16-i21k-b", "20k", 384, "0.99"),
+        line("S_16-i21k-a", "2k", 224, "0.9", "cifar100"),
+    ]
+    lines[4]["final_val"] = "0.3"
+    return augreg.augreg_index(_write(tmp_path / "index.csv", lines))
+
+
+def test_best_finetuned_has_the_highest_test_accuracy_of_the_best_upstream(tunings):
+    best = "S_16-i21k-a--imagenet2012-steps_20k-lr_0.03-res_384"
+    assert tunings.best_finetuned("S_16") == best
+    assert tunings.best_finetuned("S_16-i21k-a") == best
+    assert tunings.resolve("S_16--imagenet2012-res_384") == best
+    assert tunings.resolve("S_16-i21k-b--imagenet2012-res_384").startswith("S_16-i21k-b--")
+    assert tunings.resolve("S_16--cifar100-res_224").endswith("cifar100-steps_2k-lr_0.03-res_224")
+    assert tunings.resolve("S_16") == "S_16-i21k-a"
+
+
+def test_best_finetuned_missing_names_what_there_is(tunings):
+    with pytest.raises(ValueError, match="of S_16-i21k-b on cifar100 .* It has: imagenet2012-res"):
+        tunings.best_finetuned("S_16-i21k-b", "cifar100", 224)
+    with pytest.raises(ValueError, match="It has: none of that file"):
+        tunings.best_finetuned("S_16-i21k-z")
+
+
+def test_is_choice_leaves_full_names_alone():
+    stem = "S_16-i21k-300ep-lr_0.001-aug_none-wd_0.1-do_0.0-sd_0.0"
+    assert not augreg.is_choice(stem)
+    assert augreg.is_choice(f"{stem}--imagenet2012-res_384")
+    assert not augreg.is_choice(f"{stem}--imagenet2012-steps_20k-lr_0.03-res_384")
+    assert not augreg.is_choice("S_16--imagenet-res_384")

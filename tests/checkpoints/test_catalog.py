@@ -1,6 +1,6 @@
 import pytest
 
-from keras_vit.checkpoints import catalog
+from keras_vit.checkpoints import augreg, catalog
 
 _MIB = 2**20
 # Listings are rounded (to 0.01 GiB or to 1 MiB), and a zip adds about 0.06 MiB.
@@ -23,7 +23,7 @@ def test_catalog_every_family_is_complete():
         "imagenet21k+imagenet2012": 8,
         "sam": 5,
         "gsam": 4,
-        "augreg": 10,
+        "augreg": 10 + 19,
         "bit": 18,
         "bit/distill": 8,
         "big_vision": 3,
@@ -33,7 +33,7 @@ def test_catalog_every_family_is_complete():
 
 
 def test_catalog_names_and_addresses_are_unique_and_belong_together():
-    rows = _all()
+    rows = [row for row in _all() if not row.through_index]
     assert len({row.name for row in rows}) == len({row.url for row in rows}) == len(rows)
     buckets = {"bit": "bit_models", "big_vision": "big_vision"}
     for row in rows:
@@ -97,6 +97,14 @@ def test_catalog_known_files_have_the_values_of_their_sources():
     assert (
         catalog.get_checkpoint("big_vision/zoo/deit3/bv_deit_3_base_224_1k").preprocessing is None
     )
+
+
+def test_catalog_recommended_finetunings_are_resolved_through_the_index():
+    rows = [row for row in _all() if row.through_index]
+    assert {row.url for row in rows} == {augreg.INDEX_URL}
+    assert all(augreg.is_choice(row.name.removeprefix("augreg/")) for row in rows)
+    assert catalog.get_checkpoint("augreg/B_16--imagenet2012-res_384").accuracy == 85.49
+    assert catalog.get_checkpoint("augreg/B_16--imagenet2012-res_224").accuracy is None
 
 
 def test_list_checkpoints_pattern_selects_in_natural_order():

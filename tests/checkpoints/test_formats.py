@@ -15,12 +15,19 @@ from keras_vit.checkpoints.rules import match_file
 
 REFERENCE = pathlib.Path(__file__).parents[1] / "reference"
 NUM_MUTANTS = 100
-FOLDERS = {"timm_vit": "timm", "hf_vit": "huggingface"}
+FOLDERS = {
+    "timm_vit": "timm",
+    "hf_vit": "huggingface",
+    "preset": "keras_hub",
+    "weights": "keras_hub",
+}
+# Outputs, and what is read together with the file beside it.
+OTHERS = ("ref.npz", "task.weights.h5")
 
 
 def reference_files():
     for path in sorted(REFERENCE.rglob("*")):
-        if path.suffix in (".npz", ".safetensors") and not path.name.endswith("ref.npz"):
+        if path.suffix in (".npz", ".safetensors", ".h5") and not path.name.endswith(OTHERS):
             yield path
 
 

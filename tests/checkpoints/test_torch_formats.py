@@ -254,7 +254,7 @@ def test_official_numbers_are_not_written_as_those_of_other_libraries(reference_
     timm = keras_vit.from_pretrained(REFERENCE / "timm_vit")
     with pytest.raises(CheckpointError, match="vit_jax cannot hold `gelu` 'exact'"):
         keras_vit.save_pretrained(timm, tmp_path / "m.npz", format="vit_jax")
-    with pytest.raises(CheckpointError, match=r"must end with \.npz or \.safetensors"):
+    with pytest.raises(CheckpointError, match=r"must end with \.npz, \.safetensors or \.h5"):
         keras_vit.save_pretrained(timm, tmp_path / "m.bin")
 
 

@@ -2,6 +2,13 @@
 
 import json
 import os
+import re
+
+import numpy as np
+import pytest
+
+import keras_vit
+from keras_vit.data import datasets
 
 
 def test_export_then_predict_equals_predict_of_the_model(
@@ -59,3 +66,71 @@ def test_export_wrong_number_of_names_is_2(keras_vit_command, model_file, tmp_pa
     assert code == 2
     assert "must name each of the 3 classes. Received: 1" in err
     assert os.listdir(tmp_path) == ["names.txt"]
+
+
+def test_export_prints_what_it_measured(keras_vit_command, digits_model, digits_dir, tmp_path):
+    folder = tmp_path / "served"
+    code, out, err = keras_vit_command(
+        *("export", f"--model={digits_model}", "--quantization=int8", "--on_bad_image=mark"),
+        *("--batching", "--dataset=digits/downstream", f"--data_dir={digits_dir}", folder),
+    )
+    assert (code, err) == (0, "")
+    lines = {line.split("  ")[1].strip(): line for line in out.splitlines()[1:]}
+    assert {"size", "difference", "batch of 1", "batch of 8", "accuracy"} <= set(lines)
+    before, after, change, count = re.search(
+        r"([01]\.\d+) -> ([01]\.\d+) \(([+-]\d\.\d+)\) on (\d+) images of digits/downstream test",
+        lines["accuracy"],
+    ).groups()
+    assert abs(float(after) - float(before) - float(change)) < 1e-9
+    assert int(count) > 100
+    assert sorted(os.listdir(folder)) == ["1", "batching_parameters.txt"]
+    description = json.loads((folder / "1" / "assets" / "model.json").read_text())
+    assert description["metrics"] == {"accuracy": 0.5}
+
+
+@pytest.fixture
+def digits_model(tmp_path, digits_dir):
+    """The folder of a run on the digits, as far as `export` looks at it."""
+    info = datasets.resolve("digits/downstream", digits_dir)
+    model = keras_vit.create_model(
+        "ViT-Ti/16", num_classes=5, image_size=16, depth=1, class_names=info.class_names
+    )
+    kernel = model.get_layer("head").kernel
+    kernel.assign(np.random.default_rng(1).normal(0.0, 0.3, kernel.shape))
+    folder = tmp_path / "run"
+    folder.mkdir()
+    model.save(folder / "model.keras")
+    (folder / "metrics.json").write_text('{"accuracy": 0.5}')
+    return folder
+
+
+def test_export_litert_writes_a_file_and_its_description(keras_vit_command, model_file, tmp_path):
+    path = tmp_path / "model.tflite"
+    arguments = ("export", f"--model={model_file}", "--format=litert", "--dtype=float16", path)
+    code, out, err = keras_vit_command(*arguments)
+    assert (code, err) == (0, "")
+    assert "LiteRT, float16 weights" in out
+    assert sorted(os.listdir(tmp_path)) == ["model.tflite", "model.tflite.json"]
+    code, _, err = keras_vit_command(*arguments)
+    assert code == 1
+    assert "exists; choose another name or pass --overwrite" in err
+    assert keras_vit_command(*arguments, "--overwrite")[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--format=onnx", "--jit"], "--jit is of --format=saved_model, not of onnx"),
+        (["--format=litert", "--top_k=3"], "--top_k is of --format=saved_model, not of litert"),
+        (["--format=onnx", "--quantization=int8"], "--quantization is of --format=saved_model"),
+        (["--dtype=float16"], "`dtype` must be one of"),
+        (["--batching"], "must go with on_bad_image='mark'"),
+    ],
+)
+def test_export_flags_that_do_not_go_together_are_2(
+    keras_vit_command, model_file, tmp_path, flags, message
+):
+    code, _, err = keras_vit_command("export", f"--model={model_file}", *flags, tmp_path / "x")
+    assert code == 2
+    assert message in err
+    assert os.listdir(tmp_path) == []

@@ -63,7 +63,7 @@ def test_help_without_command_shows_all_commands(keras_vit_command):
         (["predict", "--model=x", "y", "--activation=relu"], ["<softmax|sigmoid>"]),
         (["predict", "y", "--model"], ["Missing value for flag --model"]),
         (["export", "folder"], ["export needs --model"]),
-        (["export", "--model=x"], ["one folder to write into"]),
+        (["export", "--model=x"], ["one path to write to"]),
         (["models", "a", "b"], ["one pattern"]),
         (["models", "ViT-B/61"], ["no name matches 'ViT-B/61'", "ViT-B/16"]),
         (["models", "--checkpoints", "sam/ViT-B16"], ["did you mean", "sam/ViT-B_16"]),

@@ -1,4 +1,6 @@
 import dataclasses
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -12,7 +14,12 @@ def test_resolve_digits_gives_classes_and_sizes(upstream):
     assert upstream.name == "digits/upstream"
     assert upstream.class_names == ("0", "1", "2", "3", "4")
     assert upstream.num_classes == 5
-    assert upstream.split_sizes == {"train": 538, "validation": 180, "test": 183}
+    assert upstream.split_sizes == {
+        "train": 538,
+        "validation": 180,
+        "trainval": 718,
+        "test": 183,
+    }
     assert upstream.num_examples("train") == 538
     assert upstream.num_examples("train[:50%]") == 269
 
@@ -106,6 +113,74 @@ def test_stream_yields_encoded_images_and_labels_of_our_splits(upstream):
 
 
 def test_stream_of_a_split_that_is_cut_raises(upstream, monkeypatch):
-    monkeypatch.setattr(datasets.TfdsSource, "num_examples", lambda self, split: 184)
+    monkeypatch.setattr(datasets.TfdsSource, "_num_written", lambda self, split: 184)
     with pytest.raises(tf.errors.FailedPreconditionError, match="184 elements but contained only"):
         list(upstream.source.stream("test"))
+
+
+def test_resolve_finds_our_builders_in_a_fresh_process(digits_dir):
+    code = (
+        "from keras_vit.data import datasets; "
+        f"print(datasets.resolve('digits', {str(digits_dir)!r}).num_classes)"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout == "10\n"
+
+
+def test_resolve_name_of_the_table_comes_before_a_folder(tmp_path, monkeypatch):
+    (tmp_path / "vtab" / "dtd" / "train" / "a").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match="must be prepared .* Received: 'vtab/dtd'"):
+        datasets.resolve("vtab/dtd", tmp_path / "data")
+    with pytest.raises(ValueError, match="A class must have images"):
+        datasets.resolve("./vtab/dtd")
+
+
+class OldPets(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+    """A version that TFDS no longer makes, of so many classes."""
+
+    VERSION = tfds.core.Version("3.2.0")
+    name = "oxford_iiit_pet"
+
+    def _info(self):
+        features = {
+            "image": tfds.features.Image(),
+            "label": tfds.features.ClassLabel(num_classes=37),
+        }
+        return tfds.core.DatasetInfo(
+            builder=self,
+            features=tfds.features.FeaturesDict(features),
+            supervised_keys=("image", "label"),
+        )
+
+    def _split_generators(self, dl_manager):
+        return {split: self._generate_examples() for split in ("train", "test")}
+
+    def _generate_examples(self):
+        for k in range(20):
+            yield k, {"image": np.full((2, 2, 3), k, np.uint8), "label": k}
+
+
+def test_resolve_prefers_the_pinned_version_on_disk(tmp_path, caplog):
+    OldPets(data_dir=tmp_path).download_and_prepare()
+    info = datasets.resolve("oxford_iiit_pet", tmp_path)
+    assert str(info.source.builder.version) == "3.2.0"
+    assert info.split_sizes == {"train": 18, "validation": 2, "trainval": 20, "test": 20}
+    assert "cannot make it" not in caplog.text
+
+
+def test_resolve_without_the_pinned_version_takes_the_nearest_and_says_so(tmp_path, caplog):
+    with tfds.testing.mock_data(num_examples=2):
+        info = datasets.resolve("oxford_iiit_pet", tmp_path, download=True)
+    assert str(info.source.builder.version) == "4.0.0"
+    assert "oxford_iiit_pet:3.*.* is not there and TFDS cannot make it" in caplog.text
+    with pytest.raises(ValueError, match="such as oxford_iiit_pet/4.0.0. Received: .*:9.9.9"):
+        datasets.resolve("oxford_iiit_pet:9.9.9", tmp_path)
+
+
+def test_resolve_with_another_number_of_classes_raises(tmp_path, monkeypatch):
+    OldPets(data_dir=tmp_path).download_and_prepare()
+    row = dataclasses.replace(datasets.listing.get_dataset("oxford_iiit_pet"), num_classes=38)
+    monkeypatch.setitem(datasets.listing._ROWS, row.name, row)
+    with pytest.raises(ValueError, match="must have 38 classes. Received: 37 in .*3.2.0"):
+        datasets.resolve("oxford_iiit_pet", tmp_path)

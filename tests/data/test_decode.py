@@ -124,6 +124,46 @@ def test_try_decode_image_in_a_saved_model_flags_bad_items(tmp_path, encode):
     assert [problem != b"" for problem in problems.numpy()] == [False, True, True, False]
 
 
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"restart_marker_blocks": 3}])
+@pytest.mark.parametrize("subsampling", ["4:4:4", "4:2:2", "4:2:0"])
+def test_try_decode_image_through_a_window_gives_the_pixels_of_the_whole(
+    encode, subsampling, options
+):
+    rng = np.random.default_rng(3)
+    decode_window = tf.function(
+        lambda data, window: decode.try_decode_image(data, find_window=lambda size: window),
+        input_signature=[tf.TensorSpec((), tf.string), tf.TensorSpec((4,), tf.int32)],
+    )
+    for height, width in ((61, 47), (16, 16), (8, 65), (33, 1)):
+        pixels = Image.fromarray(rng.integers(0, 256, (height, width, 3), dtype=np.uint8))
+        jpeg = encode(pixels, "JPEG", subsampling=subsampling, quality=90, **options)
+        for data in (jpeg, encode(pixels.convert("CMYK"), "JPEG"), encode(pixels, "PNG")):
+            whole = decode.decode_image(data).numpy()
+            for _ in range(6):
+                sizes = rng.integers(1, (height + 1, width + 1))
+                top, left = rng.integers(0, np.array(whole.shape[:2]) - sizes + 1)
+                part, problem = decode_window(data, [top, left, *sizes])
+                assert problem == b""
+                expected = whole[top : top + sizes[0], left : left + sizes[1]]
+                np.testing.assert_array_equal(part, expected)
+
+
+def test_try_decode_image_through_a_window_gets_the_size_and_refuses_as_the_whole(encode):
+    sizes = []
+
+    def find_window(size):
+        sizes.append(size.numpy().tolist() if tf.executing_eagerly() else size)
+        return tf.constant([0, 0, 1, 1])
+
+    for name, (data, *_) in _bad_images(encode).items():
+        expected = decode.try_decode_image(data)[1].numpy()
+        part, problem = decode.try_decode_image(data, find_window=find_window)
+        # What is damaged below the window is not read.
+        if not expected.startswith(b"the decoder refused"):
+            assert problem == expected, name
+            assert part.numpy().max() == 0
+
+
 def _bad_images(encode):
     """name -> (data, what the graph says, what `explain_image_problem` says)."""
     jpeg, png = encode(PHOTO, "JPEG"), encode(PHOTO, "PNG")
@@ -188,6 +228,19 @@ def test_explain_image_problem_says_why(encode):
 def test_explain_image_problem_good_image_is_none(encode):
     for name, data in _good_images(encode).items():
         assert decode.explain_image_problem(data) is None, name
+
+
+def test_decode_image_unnamed_decodes_and_refuses_what_decode_image_does(encode):
+    dataset = tf.data.Dataset.from_tensor_slices(list(_good_images(encode).values()))
+    dataset = dataset.map(lambda d: (decode.decode_image_unnamed(d), decode.decode_image(d)))
+    for unnamed, named in dataset:
+        np.testing.assert_array_equal(unnamed, named)
+    bad = _bad_images(encode)
+    dataset = tf.data.Dataset.from_tensor_slices([data for data, *_ in bad.values()])
+    images = iter(dataset.map(decode.decode_image_unnamed))
+    for _ in bad:
+        with pytest.raises(tf.errors.InvalidArgumentError):
+            next(images)
 
 
 def test_decode_image_own_limits_are_held(encode):

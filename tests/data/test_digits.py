@@ -6,7 +6,7 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 from sklearn.datasets import load_digits
 
-from keras_vit.data import datasets, digits
+from keras_vit.data import datasets, digits, listing
 
 # split -> examples of each digit 0..9, and SHA-256 of the sorted indices as little-endian int64.
 PINNED = {
@@ -60,6 +60,12 @@ def test_digits_config_holds_its_classes_of_the_pinned_splits(config, digits_dir
         assert sorted((image.tobytes(), label) for image, label in examples) == expected
 
 
+def test_digits_sizes_are_those_of_the_table(digits_dir):
+    for config in ("all", "upstream", "downstream"):
+        info = datasets.resolve(f"digits/{config}", digits_dir)
+        assert info.split_sizes == listing.get_dataset(f"digits/{config}").sizes
+
+
 def test_digits_class_names_are_the_digits(digits_dir):
     assert datasets.resolve("digits/all", digits_dir).class_names == tuple("0123456789")
     assert datasets.resolve("digits/upstream", digits_dir).class_names == tuple("01234")
@@ -73,7 +79,7 @@ def test_digits_preparation_opens_no_socket_and_prints_nothing(tmp_path, monkeyp
     monkeypatch.setattr("socket.socket.connect", refuse)
     monkeypatch.setattr("socket.getaddrinfo", refuse)
     info = datasets.resolve("digits/downstream", tmp_path)
-    assert sum(info.split_sizes.values()) == 896
+    assert info.split_sizes == {"train": 536, "validation": 179, "trainval": 715, "test": 181}
     assert capfd.readouterr().out == ""
 
 

@@ -1,6 +1,8 @@
 import os
 import pathlib
 import shutil
+import socket
+import time
 
 import pytest
 
@@ -146,3 +148,67 @@ def test_image_files_missing_or_empty_path_raises(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(ValueError, match="a special file"):
         folders.image_files([tmp_path / "pipe"])
+
+
+def test_read_folder_of_many_files_is_quick(tmp_path):
+    # A tenth of what must take less than 10 s.
+    for name in "abcdefghij":
+        folder = tmp_path / "train" / name
+        folder.mkdir(parents=True)
+        for k in range(1000):
+            os.close(os.open(folder / f"{k}.jpg", os.O_CREAT))
+    start = time.process_time()
+    _, splits = folders.read_folder(tmp_path)
+    assert time.process_time() - start < 1
+    assert len(splits["train"].paths) == 10_000
+
+
+def test_read_folder_socket_and_longest_name_have_their_outcome(image_folder):
+    with socket.socket(socket.AF_UNIX) as server:
+        folder = os.open(image_folder / "train" / "cat", os.O_RDONLY)
+        try:
+            server.bind(f"/proc/self/fd/{folder}/9.jpg")  # a socket's path is short
+        finally:
+            os.close(folder)
+        with pytest.raises(ValueError, match="9.jpg, a special file"):
+            folders.read_folder(image_folder)
+    (image_folder / "train" / "cat" / "9.jpg").unlink()
+    longest = image_folder / "train" / "cat" / ("x" * 251 + ".jpg")
+    longest.write_bytes(b"x")
+    assert str(longest) in folders.read_folder(image_folder)[1]["train"].paths
+
+
+def test_read_folder_refuse_gets_everything_at_once(image_folder):
+    for damage in (_pipe, _loop, _loose_file, _subfolder, _not_utf8, _empty_class):
+        damage(image_folder)
+    found = []
+    class_names, splits = folders.read_folder(
+        image_folder, lambda path, message, is_structure=False: found.append((path, is_structure))
+    )
+    names = [(os.path.relpath(path, image_folder), structure) for path, structure in found]
+    assert sorted(names) == [
+        ("test/ant", True),
+        ("train/ant", True),
+        ("train/cat/9.jpg", False),
+        ("train/cat/\\xff.jpg", False),
+        ("train/cat/loop", False),
+        ("train/cat/more", False),
+        ("train/readme.txt", False),
+    ]
+    assert class_names == ("ant", "cat", "dog")
+    assert len(splits["train"].paths) == 9
+
+
+def test_read_folder_without_permission_is_named(image_folder):
+    if os.geteuid() == 0:
+        pytest.skip("the superuser may read everything")
+    locked = image_folder / "train" / "dog"
+    locked.chmod(0)
+    try:
+        with pytest.raises(PermissionError, match="train/dog"):
+            folders.read_folder(image_folder)
+        found = []
+        folders.read_folder(image_folder, lambda path, *_, **__: found.append(path))
+        assert str(locked) in found
+    finally:
+        locked.chmod(0o700)

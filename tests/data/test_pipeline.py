@@ -16,6 +16,9 @@ class Rule:
     resize: str = "squash"
     resize_to: tuple | None = None
     interpolation: str = "bilinear"
+    antialias: bool = False
+    mean: tuple | None = None
+    std: tuple | None = None
 
 
 RULE = Rule()

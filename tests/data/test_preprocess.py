@@ -1,6 +1,7 @@
 import dataclasses
 
 import numpy as np
+import PIL.Image
 import pytest
 import tensorflow as tf
 
@@ -21,6 +22,9 @@ class Rule:
     resize: str = "squash"
     resize_to: tuple | None = None
     interpolation: str = "bilinear"
+    antialias: bool = False
+    mean: tuple | None = None
+    std: tuple | None = None
 
 
 def _bilinear(image, height, width):
@@ -95,6 +99,23 @@ def test_scale_pixels_official_range_is_the_official_formula():
     np.testing.assert_array_equal(preprocess.scale_pixels(pixels, (-1.0, 1.0)), expected)
     unit = preprocess.scale_pixels(pixels, (0.0, 1.0))
     np.testing.assert_allclose(unit, pixels / 255, atol=1e-7)
+
+
+def test_evaluation_image_mean_and_deviation_are_those_of_each_channel():
+    mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+    rule = Rule(image_size=(11, 17), value_range=(0.0, 1.0), mean=mean, std=std)
+    image = _both(lambda image: preprocess.evaluation_image(image, rule), IMAGE)
+    np.testing.assert_allclose(image, (IMAGE / 255 - mean) / std, atol=1e-5)
+
+
+@pytest.mark.parametrize(("name", "filter_"), [("bilinear", 2), ("bicubic", 3)])
+def test_evaluation_image_antialiasing_is_pillows_but_for_its_rounding(name, filter_):
+    photo = RNG.integers(0, 256, (61, 47, 3), dtype=np.uint8)
+    rule = Rule(image_size=(14, 11), value_range=(0, 255), interpolation=name, antialias=True)
+    image = _both(lambda image: preprocess.evaluation_image(image, rule), photo)
+    expected = np.asarray(PIL.Image.fromarray(photo).resize((11, 14), filter_), "float32")
+    # Pillow rounds to integers after each of the two directions.
+    np.testing.assert_allclose(image, expected, atol=1.0)
 
 
 def test_evaluation_image_squash_resizes_the_whole_image():
@@ -214,7 +235,12 @@ def test_random_rotation_turns_about_the_centre():
     assert 10 < max(angles) <= 30
 
 
-@pytest.mark.parametrize("name", list(preprocess.AUGMENTATIONS))
+@pytest.mark.parametrize(
+    "name",
+    # Of those that differ in RandAugment and MixUp only, which test_augment.py is about, one.
+    [n for n, a in preprocess.AUGMENTATIONS.items() if not (a.randaugment_layers or a.mixes)]
+    + ["augreg_light1"],
+)
 def test_training_image_is_a_function_of_its_seed(name):
     rule = Rule(image_size=(8, 6))
 
@@ -224,7 +250,7 @@ def test_training_image_is_a_function_of_its_seed(name):
     images = [_both(function, IMAGE, np.array([k, 1], np.int32)) for k in range(4)]
     for image in images:
         assert image.shape == (8, 6, 3)
-        assert -1 <= image.min() < image.max() <= 1
+        assert -1 <= image.min() <= image.max() <= 1
     num_distinct = len({image.tobytes() for image in images})
     assert num_distinct == 1 if name == "none" else num_distinct > 1
 
@@ -234,6 +260,47 @@ def test_training_image_without_augmentation_is_the_evaluation_image():
     np.testing.assert_array_equal(
         preprocess.training_image(IMAGE, rule, (0, 0), "none"),
         preprocess.evaluation_image(IMAGE, rule),
+    )
+
+
+@pytest.mark.parametrize("name", ["resize_crop_flip", "resize_small_crop_flip", "bit_160_128"])
+def test_training_image_resize_then_crop_is_a_window_of_the_resized_image(name):
+    rule = Rule(image_size=(6, 6), value_range=(0, 255))
+    augmentation = preprocess.get_augmentation(name)
+    side = round(6 * augmentation.crop_scale)
+    if augmentation.crop_rule == "short_side":
+        resized = preprocess.resize(IMAGE, (side, round(17 * side / 11)), "area").numpy()
+    else:
+        resized = preprocess.resize(IMAGE, (side, side)).numpy()
+    resized = np.floor(resized) if augmentation.truncate else resized
+    height, width, _ = resized.shape
+    windows = {}
+    for top in range(height - 5):
+        for left in range(width - 5):
+            window = resized[top : top + 6, left : left + 6]
+            windows[window.tobytes()] = (top, left, False)
+            windows[np.ascontiguousarray(window[:, ::-1]).tobytes()] = (top, left, True)
+    found = []
+    for k in range(20):
+        image = preprocess.training_image(IMAGE, rule, (k, 0), name).numpy()
+        # The value range of the input is undone exactly up to a rounding.
+        closest = min(windows, key=lambda w: np.abs(np.frombuffer(w, "f4") - image.ravel()).max())
+        assert np.abs(np.frombuffer(closest, "f4") - image.ravel()).max() < ATOL
+        found.append(windows[closest])
+    assert len(set(found)) > 5
+    assert {flipped for *_, flipped in found} == {True, False}
+
+
+def test_training_window_is_that_of_inception_crop():
+    seed = (4, 2)
+    window = preprocess.training_window((11, 17), seed, "crop_flip").numpy()
+    crop_seed = tf.random.split(seed, 6)[0]
+    top, left, height, width = window
+    np.testing.assert_array_equal(
+        preprocess.inception_crop(IMAGE, crop_seed), IMAGE[top : top + height, left : left + width]
+    )
+    np.testing.assert_array_equal(
+        preprocess.training_window((11, 17), seed, "shift"), [0, 0, 11, 17]
     )
 
 

@@ -3,6 +3,8 @@ import pytest
 import tensorflow as tf
 
 import keras_vit
+from keras_vit.data.decode import decode_image
+from keras_vit.data.preprocess import evaluation_image
 
 CLASS_NAMES = ("cat", "dog", "hören", "4")
 
@@ -30,6 +32,43 @@ def model():
 @pytest.fixture(scope="session")
 def exported(model, tmp_path_factory):
     return keras_vit.export(model, tmp_path_factory.mktemp("export"), top_k=3)
+
+
+@pytest.fixture(scope="session")
+def marked(model, tmp_path_factory):
+    """As `exported`, but bad images are marked, limits are low, and there is attention."""
+    return keras_vit.export(
+        model,
+        tmp_path_factory.mktemp("marked"),
+        on_bad_image="mark",
+        max_batch_size=64,
+        max_pixels=5000,
+        attention=True,
+    )
+
+
+@pytest.fixture(scope="session")
+def signatures():
+    """SavedModel's folder -> its signatures."""
+    loaded = {}  # the functions die with it
+
+    def load(folder):
+        if folder not in loaded:
+            loaded[folder] = tf.saved_model.load(str(folder))
+        return loaded[folder].signatures
+
+    return load
+
+
+@pytest.fixture(scope="session")
+def expected_logits():
+    """(model, encoded images) -> what `predict` says after evaluation's preprocessing."""
+
+    def logits(model, encoded):
+        pixels = [evaluation_image(decode_image(e), model.preprocessing) for e in encoded]
+        return model.predict(np.stack(pixels), verbose=0)
+
+    return logits
 
 
 @pytest.fixture(scope="session")

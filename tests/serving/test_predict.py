@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 import keras_vit
 from keras_vit.data.decode import decode_image
@@ -103,3 +104,33 @@ def test_saved_model_classifier_foreign_saved_model_is_an_error(tmp_path):
     (tmp_path / "saved_model.pb").write_bytes(b"")
     with pytest.raises(ValueError, match="must be an export of keras_vit"):
         SavedModelClassifier(tmp_path)
+
+
+def test_predict_holds_the_limits_of_the_export(marked, images, pngs, tmp_path):
+    large, small = tmp_path / "large.png", tmp_path / "small.png"
+    large.write_bytes(tf.io.encode_png(np.zeros((60, 100, 3), np.uint8)).numpy())
+    small.write_bytes(pngs[0])
+    classifier = SavedModelClassifier(marked)
+    first, second = keras_vit.predict(classifier, [large, small], batch_size=64)
+    assert first.error == "an image may have at most 5000 pixels, its header says 60 x 100"
+    assert second.error is None
+    with pytest.raises(ValueError, match="at most the export's 64. Received: 65"):
+        keras_vit.predict(classifier, [small], batch_size=65)
+
+
+def test_predict_thin_image_costs_no_memory(make_model, pngs, tmp_path):
+    model = make_model("ViT-Ti/16", depth=1)
+    model.preprocessing = keras_vit.Preprocessing(image_size=(32, 32), resize="short_side")
+    thin, fine = tmp_path / "a.png", tmp_path / "b.png"
+    thin.write_bytes(tf.io.encode_png(np.zeros((1, 60000, 3), np.uint8)).numpy())
+    fine.write_bytes(pngs[0])
+    first, second = keras_vit.predict(model, [thin, fine])
+    assert "once its short side is 32, it is 1 x 60000" in first.error
+    assert second.error is None
+
+
+def test_saved_model_classifier_predict_on_batch_takes_any_number(model, marked):
+    tensors = np.random.default_rng(0).uniform(-1, 1, (70, 32, 32, 3)).astype(np.float32)
+    logits = SavedModelClassifier(marked).predict_on_batch(tensors)
+    expected = model.predict(tensors, verbose=0)
+    np.testing.assert_allclose(logits, expected, atol=TOLERANCE * np.abs(expected).max())

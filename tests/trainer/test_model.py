@@ -185,3 +185,25 @@ def test_averages_start_at_the_weights():
         np.testing.assert_array_equal(
             keras.ops.convert_to_numpy(average), keras.ops.convert_to_numpy(variable)
         )
+
+
+@needs_micro_batches
+@pytest.mark.parametrize("rate", [0.0, 0.3])
+def test_recomputed_blocks_train_alike(rate, batch):
+    rates = {"dropout": rate, "attention_dropout": rate, "stochastic_depth": rate}
+    results = []
+    for remat in (False, True):
+        model = make_model(**rates)
+        model.set_remat(remat)
+        results.append(trained(model, batch, 2))
+    for (name, values), others in zip(results[0][0].items(), results[1][0].values(), strict=True):
+        np.testing.assert_allclose(values, others, rtol=TOLERANCE, err_msg=name)
+    for value, weight in zip(results[0][1], results[1][1], strict=True):
+        np.testing.assert_allclose(value, weight, atol=TOLERANCE)
+
+
+def test_model_without_blocks_is_not_recomputed():
+    model = keras_vit.create_model("BiT-R50x1", num_classes=2, image_size=32)
+    model.set_remat(False)
+    with pytest.raises(ValueError, match="needs a model with encoder blocks. Received: BiTResNet"):
+        model.set_remat()

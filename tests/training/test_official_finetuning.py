@@ -1,6 +1,10 @@
 """Fine-tunings that the official JAX code ran, step by step (tests/reference/vit_jax/finetune*)."""
 
 import json
+import os
+import pathlib
+import subprocess
+import sys
 
 import keras
 import numpy as np
@@ -11,6 +15,8 @@ import keras_vit
 from keras_vit.training.losses import SoftmaxCrossentropy
 from keras_vit.training.optimizers import make_optimizer, make_schedule
 from keras_vit.training.recipes import Recipe
+
+ROOT = pathlib.Path(__file__).parents[2]
 
 # Of losses and gradient norms, relative, and of parameters, relative to the largest change.  The
 # reference rounds its momentum to bfloat16, where one other rounding of float32 may flip a bit.
@@ -36,9 +42,48 @@ def parameters(model, path):
 
 
 @pytest.mark.parametrize("name", TOLERANCES)
-def test_finetuning_repeats_the_official_one(name, reference_case, tmp_path):
+def test_finetuning_repeats_the_official_one(name, tmp_path):
+    check_finetuning(name, tmp_path)
+
+
+@pytest.mark.tensorflow_only
+@pytest.mark.parametrize(
+    "name", ["finetune_float32", pytest.param("finetune", marks=pytest.mark.slow)]
+)
+def test_finetuning_on_two_replicas_repeats_the_official_one(name, tmp_path):
+    with tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]).scope():
+        check_finetuning(name, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.tensorflow_only
+def test_finetuning_on_two_workers_repeats_the_official_one(tmp_path):
+    program = (
+        "import pathlib, sys; from keras_vit.training.strategy import place; "
+        "placement = place('multiworker'); "
+        "from tests.training import test_official_finetuning as official\n"
+        "with placement.scope():\n"
+        "    for name in official.TOLERANCES:\n"
+        "        folder = pathlib.Path(sys.argv[1], f'{name}-{placement.worker}')\n"
+        "        folder.mkdir()\n"
+        "        official.check_finetuning(name, folder)\n"
+    )
+    command = [sys.executable, "-c", program, str(tmp_path)]
+    result = subprocess.run(
+        [sys.executable, "tools/launch_local.py", "--workers=2", "--", *command],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "3"},
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 0, result.stdout[-3000:]
+    assert len(list(tmp_path.glob("*/end.npz"))) == 2 * len(TOLERANCES)
+
+
+def check_finetuning(name, tmp_path):
+    """Trains in the strategy of the scope, and compares every step with the official one's."""
     loss_tolerance, parameter_tolerance = TOLERANCES[name]
-    folder = reference_case("vit_jax/vit_token").path.parent
+    folder = ROOT / "tests" / "reference" / "vit_jax"
     facts = json.loads((folder / f"{name}.json").read_text())
     with np.load(folder / f"{name}.ref.npz") as file:
         reference = {key: file[key] for key in file.files}

@@ -8,9 +8,11 @@ import h5py
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 import keras_vit
 from keras_vit.data import pipeline
+from keras_vit.data.validation import BadDataError
 from keras_vit.training import callbacks, folder
 from keras_vit.training.callbacks import TrainingError
 from keras_vit.training.recipes import Recipe
@@ -266,3 +268,37 @@ def test_finetune_of_a_missing_file_is_an_error(downstream, tmp_path):
     with pytest.raises(keras_vit.CheckpointError, match="there is no such file"):
         finetune(tmp_path / "no.keras", downstream, tmp_path / "run", recipe=TINY)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.fixture
+def folder_with_a_bad_image(tmp_path):
+    """Three classes of six grey images in three splits, one of them damaged."""
+    rng = np.random.default_rng(0)
+    for split in ("train", "validation", "test"):
+        for name in "abc":
+            place = tmp_path / "data" / split / name
+            place.mkdir(parents=True)
+            for k in range(6):
+                pixels = rng.integers(0, 256, (8, 8, 3), np.uint8)
+                (place / f"{k}.png").write_bytes(tf.io.encode_png(pixels).numpy())
+    (tmp_path / "data" / "train" / "b" / "3.png").write_bytes(b"<html>")
+    return tmp_path / "data"
+
+
+def test_pretrain_stops_at_a_bad_image_by_name(folder_with_a_bad_image, tmp_path):
+    with pytest.raises(tf.errors.InvalidArgumentError, match="train/b/3.png: .*looks like HTML"):
+        pretrain(str(folder_with_a_bad_image), tmp_path / "run", recipe=TINY, progress=False)
+    assert not (tmp_path / "run").exists()
+
+
+def test_pretrain_leaves_out_bad_images_under_a_limit(folder_with_a_bad_image, tmp_path):
+    options = {"recipe": TINY, "progress": False}
+    with pytest.raises(BadDataError, match="1 of 18 entries .* 'train' are bad and 0.01 of them"):
+        pretrain(str(folder_with_a_bad_image), tmp_path / "run", max_bad_fraction=0.01, **options)
+    result = pretrain(
+        str(folder_with_a_bad_image), tmp_path / "run", max_bad_fraction=0.1, **options
+    )
+    assert result.metrics["num_skipped"] == 1
+    assert result.metrics["num_train_examples"] == 17
+    (line,) = (tmp_path / "run" / "skipped.jsonl").read_text().splitlines()
+    assert json.loads(line)["path"].endswith("train/b/3.png")

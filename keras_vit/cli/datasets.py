@@ -1,0 +1,60 @@
+"""`keras-vit datasets`: the data sets with official splits, by the names that `--dataset` takes."""
+
+import difflib
+import json
+
+from absl import flags
+
+from keras_vit.cli.errors import UsageError
+
+SUMMARY = "list the data sets with official splits; any other TFDS name and folders work too"
+USAGE = "keras-vit datasets [FLAGS] [PATTERN]"
+
+
+def define_flags(flag_values):
+    """Defines the flags of this command."""
+    flags.DEFINE_boolean("json", False, "print one JSON object a line", flag_values=flag_values)
+
+
+def run(flag_values, arguments):
+    """Prints one line for each name that the pattern matches."""
+    from keras_vit.data.listing import get_dataset, list_datasets
+
+    if len(arguments) > 1:
+        raise UsageError(
+            f"datasets takes one pattern, such as 'vtab/*'. Received: {' '.join(arguments)}"
+        )
+    pattern = arguments[0] if arguments else "*"
+    rows = [_row(get_dataset(name)) for name in list_datasets(pattern)]
+    if not rows:
+        close = difflib.get_close_matches(pattern, list_datasets(), cutoff=0.5)
+        hint = f"did you mean {' or '.join(close)}?" if close else "`*` stands for any text"
+        raise UsageError(f"no name matches {pattern!r}; {hint}")
+    if flag_values.json:
+        for row in rows:
+            print(json.dumps(row))
+        return
+    table = [[*rows[0]], *([_cell(value) for value in row.values()] for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    for cells in table:
+        line = "  ".join(f"{cell:{width}}" for cell, width in zip(cells, widths, strict=True))
+        print(line.rstrip())
+
+
+def _row(dataset):
+    from keras_vit.data.table import SPLITS
+
+    # A split whose size nobody has published is there, with none.
+    sizes = {split: dataset.sizes.get(split) for split in dataset.splits}
+    return {
+        "name": dataset.name,
+        "tfds": dataset.tfds,
+        "classes": dataset.num_classes,
+        **{split: sizes.get(split, 0) for split in SPLITS},
+        "evaluation": dataset.evaluation,
+        "source": dataset.source,
+    }
+
+
+def _cell(value):
+    return {None: "?", 0: "-"}.get(value, str(value))

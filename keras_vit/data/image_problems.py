@@ -1,0 +1,124 @@
+"""What may be decoded, and what is wrong with image data that may not, without decoding it."""
+
+import struct
+import zlib
+
+MAX_BYTES = 2**25
+MAX_PIXELS = 2**25
+# libjpeg-turbo advises a limit on scans; encoders write about ten.
+MAX_SCANS = 100
+
+JPEG_MAGIC = b"\xff\xd8\xff"
+PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
+# Signature, then the length, type, 13 bytes of data and CRC of IHDR.
+PNG_HEADER_BYTES = 8 + 4 + 4 + 13 + 4
+# What data that is neither JPEG nor PNG usually is, by its first bytes.
+OTHER_FORMATS = (
+    (b"version https://git-lfs", "looks like a git-lfs pointer, run `git lfs pull`"),
+    (b"<", "looks like HTML or XML"),
+    (b"\xff\x0a", "JPEG XL is not decoded"),
+    (b"\x00\x00\x00\x0cJXL ", "JPEG XL is not decoded"),
+    (b"\x00\x00\x00\x0cjP  ", "JPEG 2000 is not decoded"),
+    (b"BM", "BMP is not decoded"),
+    (b"GIF8", "GIF is not decoded"),
+    (b"RIFF", "WebP is not decoded"),
+    (b"II*\x00", "TIFF is not decoded"),
+    (b"MM\x00*", "TIFF is not decoded"),
+)
+
+
+def _png_problem(data):
+    if len(data) < PNG_HEADER_BYTES or data[8:16] != b"\0\0\0\rIHDR":
+        return "a PNG must begin with a whole header (IHDR)", None
+    width, height = struct.unpack(">II", data[16:24])
+    position = 8
+    while True:
+        if position + 12 > len(data):
+            return "truncated: the PNG ends before its IEND chunk", (height, width)
+        length, kind = struct.unpack(">I4s", data[position : position + 8])
+        end = position + 12 + length
+        if end > len(data):
+            return "truncated: the PNG ends before its IEND chunk", (height, width)
+        if zlib.crc32(data[position + 4 : end - 4]) != int.from_bytes(data[end - 4 : end], "big"):
+            return "damaged: the checksum of a PNG chunk does not match", (height, width)
+        if kind == b"acTL":
+            return "animated PNG is not decoded", (height, width)
+        if kind == b"IEND":
+            return None, (height, width)
+        position = end
+
+
+def _jpeg_problem(data, max_scans):
+    num_scans = data.count(b"\xff\xda")
+    size, problem = None, None
+    position = 2
+    while position + 4 <= len(data) and data[position] == 0xFF:
+        marker, length = (
+            data[position + 1],
+            int.from_bytes(data[position + 2 : position + 4], "big"),
+        )
+        if marker == 0xDA:
+            break
+        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):  # a start of frame
+            segment = data[position + 4 : position + 9]
+            if len(segment) == 5:
+                precision, *size = struct.unpack(">BHH", segment)
+                if precision != 8:
+                    problem = f"a JPEG of {precision} bits is not decoded"
+        position += 1 if marker == 0xFF else 2 + length
+    if problem is None and num_scans > max_scans:
+        problem = f"a JPEG may have at most {max_scans} scans, it has {num_scans}"
+    if problem is None and (size is None or not num_scans):
+        problem = "truncated: the JPEG ends before its pixels"
+    if problem is None and b"\xff\xd9" not in data[position:]:
+        problem = "truncated: the JPEG ends without an end marker"
+    return problem, size
+
+
+def explain_image_problem(data, *, max_pixels=MAX_PIXELS, max_bytes=MAX_BYTES, max_scans=MAX_SCANS):
+    """Says what is wrong with image data, without decoding it; for messages that name files.
+
+    It sees more than the checks before the decoder (truncation, checksums), but not everything that
+    a decoder sees: None does not promise that the data decodes.
+
+    Args:
+        data: bytes.
+        max_pixels: the largest height x width that is decoded.
+        max_bytes: the largest length that is decoded.
+        max_scans: the largest number of scans of a JPEG that is decoded.
+
+    Returns:
+        A phrase such as "not a JPEG or PNG image, BMP is not decoded", or None.
+
+    Example:
+
+    >>> explain_image_problem(b"GIF89a...")
+    'not a JPEG or PNG image, GIF is not decoded'
+    """
+    if not data:
+        return "not a JPEG or PNG image, it is empty"
+    if len(data) > max_bytes:
+        return f"an image may have at most {max_bytes} bytes, it has {len(data)}"
+    for prefix, what in OTHER_FORMATS:
+        if data.startswith(prefix):
+            return f"not a JPEG or PNG image, {what}"
+    if data.startswith(PNG_MAGIC):
+        problem, size = _png_problem(data)
+    elif data.startswith(JPEG_MAGIC):
+        problem, size = _jpeg_problem(data, max_scans)
+    else:
+        return f"not a JPEG or PNG image, starts with {data[:8].hex()}"
+    if size is not None:
+        height, width = size
+        if height < 1 or width < 1:
+            return "its header says that it has no pixels"
+        if height * width > max_pixels:
+            return (
+                f"an image may have at most {max_pixels} pixels, its header says {height} x {width}"
+            )
+    return problem
+
+
+def looks_like_image(data):
+    """Whether the first bytes of a file are those of a format that is decoded."""
+    return data.startswith((JPEG_MAGIC, PNG_MAGIC))

@@ -1,0 +1,274 @@
+"""Every bad entry of a data set in one pass, and a data set without them.
+
+Skipping is decided before training starts: what is left is a data set like any other, so that the
+order of its examples is still a function of (seed, epoch, index), a resumed run leaves out the same
+ones, and no step is ever short of an example.
+"""
+
+import collections
+import concurrent.futures
+import dataclasses
+import itertools
+import json
+import os
+import pathlib
+import re
+
+import numpy as np
+import tensorflow as tf
+
+from keras_vit.data import datasets, decode, shards
+from keras_vit.data.datasets import DatasetInfo, FolderSource
+from keras_vit.data.folders import SPLITS
+
+_CHUNK = 256  # examples that wait for a free thread
+
+
+class BadDataError(RuntimeError):
+    """A data set has more bad entries than it may have."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BadEntry:
+    """What is wrong at one place of a data set.
+
+    Args:
+        split: the split's name, or None where the entry belongs to none.
+        path: of the file or folder, or None for a record.
+        index: the example's place in its split, or None for what is no example.
+        reason: one line.
+        is_structure: whether it concerns the data set's layout and not one example, so that it
+            cannot be left out.
+    """
+
+    split: str | None
+    path: str | None
+    index: int | None
+    reason: str
+    is_structure: bool = False
+
+    def __str__(self):
+        if self.path is not None and self.path in self.reason:
+            return self.reason
+        return f"{self.path or f'{self.split} example {self.index}'}: {self.reason}"
+
+    def as_json(self):
+        """The line of `skipped.jsonl`."""
+        fields = dataclasses.asdict(self)
+        del fields["is_structure"]
+        return json.dumps(fields, ensure_ascii=False)
+
+
+def _image_problem(data):
+    """Why encoded bytes are not decoded, or None."""
+    problem = decode.try_decode_image(data)[1].numpy().decode()
+    return (decode.explain_image_problem(data) or problem) if problem else None
+
+
+def _file_problem(path):
+    try:
+        with open(path, "rb") as file:
+            data = file.read(decode.MAX_BYTES + 1)
+    except OSError as error:
+        return error.strerror
+    return _image_problem(data)
+
+
+def _label_problem(label, num_classes):
+    label = np.asarray(label)
+    lowest = 0 if label.ndim == 0 else -1
+    if np.all((label >= lowest) & (label < num_classes)):
+        return None
+    return f"label {label.tolist()} is not in [0, {num_classes})"
+
+
+def _record_problem(image, label, num_classes):
+    problem = _label_problem(label, num_classes)
+    return problem or (_image_problem(image) if isinstance(image, bytes) else None)
+
+
+def _in_threads(function, items):
+    """The results of `function(*item)` in order; few items wait at a time."""
+    items = iter(items)
+    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+        while chunk := list(itertools.islice(items, _CHUNK)):
+            yield from pool.map(lambda item: function(*item), chunk)
+
+
+def bad_examples(info, split, progress=None):
+    """Decodes every image of a split.
+
+    Args:
+        info: a `DatasetInfo`.
+        split: the split's name.
+        progress: a function that is called after each example.
+
+    Yields:
+        A `BadEntry` for each example that cannot be read, is not decoded, or has a label that is no
+        class, in order.
+    """
+    paths = info.source.splits[split].paths if isinstance(info.source, FolderSource) else None
+    records_end = []
+    if paths is not None:
+        problems = _in_threads(_file_problem, ((path,) for path in paths))
+    else:
+        items = _records(info, split, records_end)
+        problems = _in_threads(_record_problem, items)
+    index = -1
+    for index, problem in enumerate(problems):
+        if problem is not None:
+            path = paths[index] if paths is not None else None
+            yield BadEntry(split=split, path=path, index=index, reason=problem)
+        if progress is not None:
+            progress()
+    for reason in records_end:
+        entry = BadEntry(split=split, path=None, index=index + 1, reason=reason, is_structure=True)
+        yield entry
+
+
+def _records(info, split, end):
+    try:
+        for image, label in info.source.stream(split).as_numpy_iterator():
+            yield image, label, info.num_classes
+    except tf.errors.OpError as error:
+        # Behind a damaged record there is no next one.
+        first_line = re.sub(r"\{\{.*?\}\}\s*", "", str(error.message)).partition("\n")[0]
+        end.append(f"the records cannot be read from here on: {first_line}")
+        if isinstance(error, tf.errors.DataLossError):
+            # The error does not say in which file.
+            source = info.source
+            files = source.builder.info.splits[source.tfds_split(split)].filepaths
+            for path, record in shards.find_damage(map(os.fspath, files)):
+                end.append(f"record {record} of {path} does not have its checksum")
+
+
+def check(dataset, data_dir=None, *, download=False, splits=None, progress=None):
+    """Lists every bad entry of a data set, of a folder those of its walk as well.
+
+    Args:
+        dataset: what `resolve` takes, or a `DatasetInfo`.
+        data_dir: as in `resolve`.
+        download: as in `resolve`.
+        splits: the splits to check; None checks all.
+        progress: a function of the number of examples, which returns a context manager of a
+            function that is called after each; None shows nothing.
+
+    Returns:
+        `(info, entries)`: the `DatasetInfo` with whatever could be listed, and `BadEntry`s.
+
+    Raises:
+        ValueError, FileNotFoundError: as `resolve`, but for what is wrong within a folder.
+    """
+    entries = []
+
+    def refuse(path, message, *, is_structure=False):
+        root = os.path.realpath(os.path.expanduser(dataset))
+        split = os.path.relpath(path, root).split(os.sep)[0]
+        entry = BadEntry(
+            split=split if split in SPLITS else None,
+            path=path,
+            index=None,
+            reason=" ".join(message.split()),
+            is_structure=is_structure,
+        )
+        entries.append(entry)
+
+    info = dataset
+    if not isinstance(dataset, DatasetInfo):
+        info = datasets.resolve(dataset, data_dir, download=download, refuse=refuse)
+    splits = tuple(splits or info.split_sizes)
+    total = sum(info.num_examples(split) for split in splits)
+    if progress is None:
+        for split in splits:
+            entries += bad_examples(info, split)
+    else:
+        with progress(total) as advance:
+            for split in splits:
+                entries += bad_examples(info, split, advance)
+    return info, entries
+
+
+def _without(info, entries):
+    """The data set without the examples of `entries`."""
+    excluded = collections.defaultdict(set)
+    for entry in entries:
+        if entry.index is not None:
+            excluded[entry.split].add(entry.index)
+    if not excluded:
+        return info
+    source = info.source
+    if isinstance(source, FolderSource):
+        splits = dict(source.splits)
+        for split, indices in excluded.items():
+            files = splits[split]
+            kept = [k for k in range(len(files.paths)) if k not in indices]
+            labels = tuple(files.labels[k] for k in kept)
+            if set(labels) != set(files.labels):
+                empty = min(set(files.labels) - set(labels))
+                raise BadDataError(
+                    f"no image of class {info.class_names[empty]!r} in {split!r} can be read"
+                )
+            splits[split] = dataclasses.replace(
+                files, paths=tuple(files.paths[k] for k in kept), labels=labels
+            )
+        source = dataclasses.replace(source, splits=splits)
+        sizes = {split: len(files.paths) for split, files in splits.items()}
+    else:
+        source = dataclasses.replace(
+            source, excluded={split: tuple(sorted(i)) for split, i in excluded.items()}
+        )
+        sizes = {**info.split_sizes, **{split: source.num_examples(split) for split in excluded}}
+    return dataclasses.replace(info, source=source, split_sizes=sizes)
+
+
+def resolve_without_bad(
+    dataset,
+    data_dir=None,
+    *,
+    download=False,
+    splits=None,
+    max_bad_fraction=0.0,
+    report=None,
+    progress=None,
+):
+    """As `resolve`, but leaves out what is bad, counted and listed, up to a limit.
+
+    Every image of the splits is decoded once.
+
+    Args:
+        dataset: what `resolve` takes, or a `DatasetInfo`.
+        data_dir: as in `resolve`.
+        download: as in `resolve`.
+        splits: the splits that will be used; None stands for all.
+        max_bad_fraction: the largest share of a split's entries that may be left out.
+        report: path of a file, `skipped.jsonl`, that gets a line for each entry that is left out.
+        progress: as in `check`.
+
+    Returns:
+        `(info, entries)`: the `DatasetInfo` of what is good, and the `BadEntry`s that are not.
+
+    Raises:
+        BadDataError: for a split with more bad entries, a class of a folder of which nothing is
+            left, or a layout that is wrong.
+        ValueError, FileNotFoundError: as `resolve`.
+    """
+    if not 0 <= max_bad_fraction < 1:
+        raise ValueError(f"`max_bad_fraction` must be in [0, 1). Received: {max_bad_fraction}")
+    info, entries = check(dataset, data_dir, download=download, splits=splits, progress=progress)
+    if report is not None:
+        lines = "".join(f"{entry.as_json()}\n" for entry in entries)
+        pathlib.Path(report).write_text(lines, encoding="utf-8")
+    where = "" if report is None else f"; all are in {report}"
+    for entry in entries:
+        if entry.is_structure:
+            raise BadDataError(f"{entry}{where}")
+    for split in splits or info.split_sizes:
+        bad = [entry for entry in entries if entry.split == split]
+        num_listed = sum(entry.index is None for entry in bad)
+        if len(bad) > max_bad_fraction * (info.num_examples(split) + num_listed):
+            raise BadDataError(
+                f"{len(bad)} of {info.num_examples(split) + num_listed} entries of "
+                f"{info.name!r} {split!r} are bad and {max_bad_fraction:g} of them may be; the "
+                f"first is {bad[0]}{where}"
+            )
+    return _without(info, entries), entries

@@ -1,0 +1,133 @@
+"""What is trained on one device and on several, and must come to the same.
+
+Used in this process, in two worker processes, and on forced host devices of the JAX backend.
+"""
+
+import keras
+import numpy as np
+
+import keras_vit
+from keras_vit.training.losses import SoftmaxCrossentropy
+from keras_vit.training.optimizers import SGD, AdamW
+from keras_vit.training.schedules import WarmupDecay
+
+# float32 sums in another order, over ten steps.
+WEIGHTS = 1e-6
+# The rate, 0.03, times a trace of 1 whose last bit of 8 is rounded in the other direction.
+BFLOAT16 = 0.03 * 2**-8
+# Of the optimizer's moments, which are up to ten gradients, and of logits.
+OTHERS = 1e-5
+# Sums of exact float32 losses in another order; accuracies are exact.
+LOGS = 1e-5
+
+STEPS = 10
+# Adam divides by the root of tiny gradients, such as those of the keys' biases, that are zero but
+# for rounding; a larger epsilon keeps the comparison to what is not.
+EPSILON = 1e-3
+
+
+def clipped(**options):
+    return SGD(0.03, **options)
+
+
+def decayed(**options):
+    schedule = WarmupDecay(0.02, STEPS, warmup_steps=3)
+    return AdamW(schedule, weight_decay=0.1, epsilon=EPSILON, **options)
+
+
+# name -> (optimizer, arguments of `compile`, (number of examples, batch size))
+WHOLE = (STEPS * 8, 8)
+CASES = {
+    "plain": (clipped, {}, {}, WHOLE),
+    "global_clipnorm": (clipped, {"global_clipnorm": 0.5}, {}, WHOLE),
+    "clipnorm": (clipped, {"clipnorm": 0.1}, {}, WHOLE),
+    "clipvalue": (clipped, {"clipvalue": 0.01}, {}, WHOLE),
+    "bfloat16_momentum": (clipped, {"momentum_dtype": "bfloat16"}, {}, WHOLE),
+    "decay_and_schedule": (decayed, {}, {}, WHOLE),
+    "ema": (clipped, {"use_ema": True, "ema_momentum": 0.9}, {}, WHOLE),
+    "accumulation": (clipped, {"global_clipnorm": 0.5}, {"accumulation_steps": 2}, WHOLE),
+    "steps_per_execution": (clipped, {}, {"steps_per_execution": 3}, WHOLE),
+    "partial_last_batch": (clipped, {"global_clipnorm": 0.5}, {}, (STEPS * 8 - 5, 8)),
+    "uneven_batches": (clipped, {}, {}, (STEPS * 5, 5)),
+    "all": (
+        decayed,
+        {"global_clipnorm": 0.5, "use_ema": True, "ema_momentum": 0.9},
+        {"accumulation_steps": 2, "steps_per_execution": 4},
+        WHOLE,
+    ),
+}
+
+
+def examples(number):
+    rng = np.random.default_rng(1)
+    images = rng.uniform(-1, 1, (number, 8, 8, 3)).astype("float32")
+    return images, rng.integers(0, 3, number)
+
+
+def make_model(**config):
+    keras.utils.set_random_seed(3)
+    model = keras_vit.create_model(
+        "ViT-Ti/16",
+        num_classes=3,
+        image_size=8,
+        patch_size=4,
+        hidden_size=16,
+        mlp_dim=32,
+        num_heads=2,
+        depth=1,
+        **config,
+    )
+    # The official head starts at zero, and with it all other gradients.
+    kernel = next(v for v in model.weights if v.path == "head/kernel")
+    kernel.assign(np.random.default_rng(0).normal(size=kernel.shape) * 0.1)
+    return model
+
+
+def run(name, held_out=13, **config):
+    """Trains, evaluates and predicts.
+
+    Args:
+        name: of `CASES`.
+        held_out: on how many examples it is evaluated, in batches of 4; of the 13, the last batch
+            has one, and a replica none.
+        **config: of the model.
+
+    Returns:
+        `(history, results, weights, others)`: dicts of what `fit` and `evaluate` gave, and of
+        arrays: the trained weights; the optimizer's state and predictions.
+    """
+    make_optimizer, settings, arguments, (number, batch_size) = CASES[name]
+    images, labels = examples(number)
+    model = make_model(**config)
+    model.compile(
+        make_optimizer(**settings),
+        SoftmaxCrossentropy(),
+        metrics=[keras.metrics.SparseCategoricalAccuracy(name="accuracy")],
+        **arguments,
+    )
+    history = model.fit(images, labels, batch_size=batch_size, shuffle=False, verbose=0).history
+    options = {"batch_size": 4, "verbose": 0}
+    results = model.evaluate(images[:held_out], labels[:held_out], return_dict=True, **options)
+    others = {"predictions": model.predict(images[:held_out], **options)}
+    others |= {variable.path: variable.numpy() for variable in model.optimizer.variables}
+    weights = {variable.path: variable.numpy() for variable in model.trainable_variables}
+    return history, results, weights, others
+
+
+def assert_same(received, expected, name):
+    weights = BFLOAT16 if name == "bfloat16_momentum" else WEIGHTS
+    for logs, expected_logs in zip(received[:2], expected[:2], strict=True):
+        assert set(logs) == set(expected_logs)
+        for log, values in expected_logs.items():
+            tolerance = 0 if log == "accuracy" else LOGS
+            np.testing.assert_allclose(logs[log], values, rtol=tolerance, err_msg=log)
+    for arrays, expected_arrays, tolerance in zip(
+        received[2:], expected[2:], (weights, OTHERS), strict=True
+    ):
+        assert arrays.keys() == expected_arrays.keys()
+        for path, array in expected_arrays.items():
+            allowed = tolerance
+            if name == "bfloat16_momentum" and path.endswith("_momentum"):
+                allowed = 2**-7 * np.abs(array.astype("float32")).max()
+            difference = np.abs(arrays[path].astype("float32") - array.astype("float32")).max()
+            assert difference <= allowed, f"{name}, {path}: {difference:.1e}"

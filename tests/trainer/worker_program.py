@@ -1,0 +1,38 @@
+"""One worker of a test: trains the named cases under the strategy of its TF_CONFIG.
+
+    python worker_program.py FOLDER CASE ...
+
+Writes FOLDER/<case>-<worker>.npz with all that `replica_cases.run` gives.
+"""
+
+import pathlib
+import sys
+
+import numpy as np
+
+from keras_vit.training.strategy import place
+
+placement = place("multiworker")
+
+from tests.trainer import replica_cases  # noqa: E402  (strategy first)
+
+PARTS = ("history", "results", "weights", "others")
+
+
+def write(path, outcome):
+    arrays = {
+        f"{part}:{name}": value
+        for part, values in zip(PARTS, outcome, strict=True)
+        for name, value in values.items()
+    }
+    np.savez(path, **arrays)
+
+
+def main(folder, *names):
+    for name in names:
+        with placement.scope():
+            write(pathlib.Path(folder, f"{name}-{placement.worker}.npz"), replica_cases.run(name))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,131 @@
+import json
+
+import keras
+import pytest
+
+from keras_vit.training import strategy
+from keras_vit.training.callbacks import TrainingError
+from keras_vit.training.run import pretrain
+from keras_vit.training.strategy import STRATEGIES, Placement, place
+from keras_vit.training.sweep import sweep
+
+backend = keras.backend.backend()
+
+
+@pytest.mark.parametrize(
+    "name", [n for n, backends in STRATEGIES.items() if backend not in backends]
+)
+def test_strategy_of_another_backend_is_refused(name):
+    with pytest.raises(ValueError, match=f"the {backend} backend has .* Received: '{name}'"):
+        place(name)
+
+
+def test_unknown_strategy_is_refused():
+    with pytest.raises(ValueError, match="must be one of auto, cpu.* Received: 'mirror'"):
+        place("mirror")
+    with pytest.raises(TypeError, match="Received: int"):
+        place(3)
+
+
+def test_tpu_name_goes_with_the_tpu_only():
+    with pytest.raises(ValueError, match="goes with the strategy 'tpu'. Received: 'node'"):
+        place("auto", tpu="node")
+
+
+def test_no_strategy_is_one_device():
+    assert place() == place("auto") == Placement()
+    assert place(Placement(name="mine")).name == "mine"
+
+
+@pytest.mark.tensorflow_only
+def test_mirrored_takes_the_devices_of_this_machine():
+    placement = place("mirrored")
+    assert (placement.name, placement.num_replicas, placement.num_workers) == ("mirrored", 2, 1)
+    with placement.scope():
+        import tensorflow as tf
+
+        assert tf.distribute.get_strategy().num_replicas_in_sync == 2
+    assert place(tf.distribute.OneDeviceStrategy("CPU:0")).num_replicas == 1
+
+
+@pytest.mark.tensorflow_only
+def test_keras_distribution_on_tensorflow_is_refused():
+    distribution = keras.distribution.DataParallel(devices=["cpu:0"])
+    with pytest.raises(ValueError, match="on others Keras would train on one device"):
+        place(distribution)
+
+
+@pytest.mark.tensorflow_only
+def test_multiworker_needs_its_cluster(monkeypatch):
+    monkeypatch.delenv("TF_CONFIG", raising=False)
+    with pytest.raises(ValueError, match="needs TF_CONFIG.* Received: none"):
+        place("multiworker")
+    monkeypatch.setenv("TF_CONFIG", "worker")
+    with pytest.raises(ValueError, match="TF_CONFIG must be JSON.* Received: 'worker'"):
+        place("auto")
+
+
+@pytest.mark.tensorflow_only
+def test_auto_takes_the_workers_of_tf_config(monkeypatch):
+    cluster = {"worker": ["127.0.0.1:1", "127.0.0.1:2"]}
+    monkeypatch.setenv("TF_CONFIG", json.dumps({"cluster": cluster}))
+    assert strategy._automatic("tensorflow") == "multiworker"
+
+
+@pytest.mark.tensorflow_only
+def test_lost_worker_is_a_training_error_and_other_errors_pass():
+    import tensorflow as tf
+
+    placement = Placement(name="multiworker", worker=1, num_workers=2)
+    message = "Graph execution error:\n\nCollective ops is aborted by: Connection reset by peer\n"
+    lost = [
+        tf.errors.InternalError(None, None, message),
+        tf.errors.UnavailableError(None, None, "x"),
+    ]
+    for error in lost:
+        with pytest.raises(TrainingError, match="worker 1 of 2 lost another"), placement.scope():
+            raise error
+    with pytest.raises(tf.errors.InvalidArgumentError), placement.scope():
+        raise tf.errors.InvalidArgumentError(None, None, "a bad image")
+
+
+def test_only_the_chief_writes(tmp_path):
+    for worker in (0, 1):
+        workdir = tmp_path / str(worker)
+        placement = Placement(worker=worker, num_workers=2)
+        with placement.new_run(workdir) as temporary:
+            for name in strategy.folder.FILES:
+                (temporary / name).write_text("x")
+        assert workdir.exists() == (worker == 0)
+        assert not temporary.exists()
+
+
+def test_sweep_of_several_workers_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="must run in one process.* Received: 2 workers"):
+        sweep("file", None, tmp_path, recipe="digits_finetune", strategy=Placement(num_workers=2))
+
+
+@pytest.mark.tensorflow_only
+def test_pretraining_on_two_replicas_writes_its_run(tmp_path, digits_dir):
+    result = pretrain(
+        "digits/upstream",
+        tmp_path / "run",
+        data_dir=digits_dir,
+        strategy="mirrored",
+        progress=False,
+        steps=4,
+        epochs=None,
+        warmup_steps=1,
+        report_steps=2,
+        remat=True,
+    )
+    assert (result.metrics["strategy"], result.metrics["num_replicas"]) == ("mirrored", 2)
+    assert (tmp_path / "run" / "model.keras").exists()
+    with pytest.raises(ValueError, match="multiple of the number of replicas. Received: 33 for 2"):
+        pretrain(
+            "digits/upstream",
+            tmp_path / "odd",
+            data_dir=digits_dir,
+            strategy="mirrored",
+            batch_size=33,
+        )

@@ -1,0 +1,215 @@
+"""Loads made-up files with the names, shapes and spelling of official ones; times and weighs it.
+
+    python tools/full_size.py                           all of MODELS, one after the other
+    python tools/full_size.py --model=ViT-H/14 --rounds=5
+
+A file of random values is written to a temporary folder (2.6 GB for ViT-H/14, 1.8 GB for
+BiT-R101x3; a second one of that size when it is saved again) and removed.  `from_pretrained` and
+`numpy.load` of all arrays run in turn, each in a process of its own, with the file in the cache.
+Some variables are compared with the file bit for bit, and every array of what `save_pretrained`
+writes.  Memory is the rise of the peak over what the process has after its imports.
+"""
+
+import gzip
+import json
+import os
+import pathlib
+import statistics
+import subprocess
+import sys
+import tempfile
+import zipfile
+import zlib
+
+import numpy as np
+from absl import app, flags
+
+FLAGS = flags.FLAGS
+flags.DEFINE_string("model", "all", "A name of MODELS, or all.")
+flags.DEFINE_integer("rounds", 3, "How many alternating pairs are run.", lower_bound=1)
+flags.DEFINE_string("folder", None, "Where the files are made; the system's temporary folder.")
+
+MANIFESTS = pathlib.Path(__file__).parents[1] / "tests/reference/official_manifests.json.gz"
+# name -> (entry of the manifests, classes).  The paper's models have a representation layer and the
+# heads of ImageNet-21k; AugReg's have those heads without the layer.
+MODELS = {
+    "ViT-B/16": ("ViT-B_16@pre_logits-21k", 21843),
+    "ViT-L/32": ("ViT-L_32@pre_logits-21k", 21843),
+    "ViT-H/14": ("ViT-H_14@pre_logits-21k", 21843),
+    "R50+ViT-B/16": ("R50+ViT-B_16@pre_logits-21k", 21843),
+    "R26+ViT-S/32": ("R26+ViT-S_32", 21843),
+    "R+ViT-Ti/16": ("R+ViT-Ti_16", 21843),
+    "BiT-R101x3": (None, 21843),
+}
+# The published files number a block's parts through.
+PUBLISHED = (
+    ("/LayerNorm_1/", "/LayerNorm_2/"),
+    ("/MultiHeadDotProductAttention_0/", "/MultiHeadDotProductAttention_1/"),
+    ("/MlpBlock_0/", "/MlpBlock_3/"),
+)
+# Our variable -> the file's key, of which the bits are compared where a model has it.
+COMPARED = {
+    "embedding/kernel": "embedding/kernel",
+    "posembed_input/embedding": "Transformer/posembed_input/pos_embedding",
+    "encoderblock_3/attention/query_kernel": (
+        "Transformer/encoderblock_3/MultiHeadDotProductAttention_1/query/kernel"
+    ),
+    "encoderblock_3/mlp/dense_2/kernel": "Transformer/encoderblock_3/MlpBlock_3/Dense_1/kernel",
+    "pre_logits/kernel": "pre_logits/kernel",
+    "gn_root/gamma": "gn_root/scale",
+    "conv_root/kernel": "conv_root/kernel",
+    "block2_unit1/conv2/kernel": "block2/unit1/conv2/kernel",
+    "root_conv/kernel": "resnet/root_block/standardized_conv2d/kernel",
+    "block3_unit9/conv1/kernel": "resnet/block3/unit09/a/standardized_conv2d/kernel",
+    "head/kernel": "head/kernel",
+    "head/bias": "resnet/head/conv2d/bias",
+}
+
+
+def official_shapes(name):
+    """Key -> shape of an official file of a model, as published."""
+    entry, num_classes = MODELS[name]
+    if entry is None:
+        return bit_shapes(name, num_classes)
+    parameters = json.loads(gzip.decompress(MANIFESTS.read_bytes()))[entry]["parameters"]
+    shapes = {}
+    for key, shape in parameters.items():
+        for new, old in PUBLISHED:
+            key = key.replace(new, old)
+        parent = key.split("/")[-2] if "/" in key else ""
+        if key.startswith("head/"):
+            shape = [*shape[:-1], num_classes]
+        shapes[key] = (1, 1, 1, *shape) if parent.startswith("gn") else tuple(shape)
+    return shapes
+
+
+def bit_shapes(name, num_classes):
+    """The same of a BiT, whose names and shapes are those of big_transfer's TensorFlow code."""
+    from keras_vit import zoo
+    from keras_vit.checkpoints.bit import BIT
+    from keras_vit.checkpoints.tables import entries
+    from keras_vit.models.classifier import replace_fields
+    from keras_vit.models.presets import get_preset
+
+    _, config = get_preset(name)
+    architecture = zoo.describe(replace_fields(config, {"num_classes": num_classes}))
+    return {entry.theirs: entry.file_shape for entry in entries(BIT, architecture)}
+
+
+def write_file(path, shapes):
+    """An `.npz` file of random values, one array in memory at a time."""
+    with zipfile.ZipFile(path, "w") as archive:
+        for key, shape in shapes.items():
+            rng = np.random.default_rng(zlib.crc32(key.encode()))
+            array = rng.random(shape, np.float32) - np.float32(0.5)
+            with archive.open(f"{key}.npy", "w", force_zip64=True) as member:
+                np.lib.format.write_array(member, array, allow_pickle=False)
+
+
+# Runs in a process of its own: imports and a small model first, then one thing that is measured.
+PREPARE = """
+import json, pathlib, sys, time
+import numpy as np
+import keras_vit
+small = keras_vit.create_model("ViT-Ti/16", depth=1, image_size=32)
+small(np.zeros((1, 32, 32, 3), "float32"))
+def status(name):
+    lines = pathlib.Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(name))
+def measured(function, *arguments):
+    pathlib.Path("/proc/self/clear_refs").write_text("5")
+    base, start = status("VmRSS"), time.perf_counter()
+    result = function(*arguments)
+    seconds = time.perf_counter() - start
+    return result, seconds, status("VmHWM") - base
+path, again = sys.argv[1:3]
+"""
+LOAD = """
+model, seconds, peak = measured(keras_vit.from_pretrained, path)
+print(json.dumps([seconds, peak]))
+"""
+NUMPY = """
+def load(path):
+    with np.load(path) as file:
+        return {key: file[key] for key in file.files}
+arrays, seconds, peak = measured(load, path)
+print(json.dumps([seconds, peak]))
+"""
+SAVE = """
+model = keras_vit.from_pretrained(path)
+compared = 0
+variables = {v.path: v for v in model.weights}
+with np.load(path) as file:
+    for name, key in json.loads(sys.argv[3]).items():
+        if name in variables and key in file.files:
+            assert np.asarray(variables[name].value).tobytes() == file[key].tobytes(), name
+            compared += 1
+assert compared >= 3
+_, seconds, peak = measured(keras_vit.save_pretrained, model, again)
+print(json.dumps([seconds, peak, compared, model.count_params()]))
+"""
+
+
+def in_new_process(code, *arguments):
+    """What a program prints as JSON."""
+    command = [sys.executable, "-c", PREPARE + code, *map(str, arguments)]
+    environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
+    result = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    if result.returncode:
+        raise RuntimeError(result.stderr)
+    return json.loads(result.stdout.splitlines()[-1])
+
+
+def compare_files(path, again):
+    """How many arrays two files have, which must be the same bit for bit."""
+    with np.load(path) as one, np.load(again) as other:
+        if set(one.files) != set(other.files):
+            raise RuntimeError(f"{again} has other arrays: {set(one.files) ^ set(other.files)}")
+        for key in one.files:
+            first, second = one[key], other[key]
+            same = (first.dtype, first.shape) == (second.dtype, second.shape)
+            if not same or first.tobytes() != second.tobytes():
+                raise RuntimeError(f"{again}: {key} is not what was loaded")
+        return len(one.files)
+
+
+def measure(name, folder):
+    """A row of the table of one model."""
+    path, again = folder / "official.npz", folder / "again.npz"
+    write_file(path, official_shapes(name))
+    size = path.stat().st_size
+    ours, theirs = [], []
+    for _ in range(FLAGS.rounds):
+        theirs.append(in_new_process(NUMPY, path, again))
+        ours.append(in_new_process(LOAD, path, again))
+    seconds, peak, compared, count = in_new_process(SAVE, path, again, json.dumps(COMPARED))
+    num_arrays = compare_files(path, again)
+    path.unlink()
+    again.unlink()
+    time, memory = (statistics.median(column) for column in zip(*ours, strict=True))
+    their_time, their_memory = (statistics.median(column) for column in zip(*theirs, strict=True))
+    ratio = statistics.median(a[0] / b[0] for a, b in zip(ours, theirs, strict=True))
+    print(
+        f"| {name} | {count / 1e6:.0f} M | {size / 2**20:,.0f} MiB | {time:.1f} s | "
+        f"{their_time:.1f} s | {ratio:.2f} | {memory / size:.2f} | {their_memory / size:.2f} | "
+        f"{seconds:.1f} s | {peak / size:.2f} | {compared} and {num_arrays} |",
+        flush=True,
+    )
+
+
+def main(argv):
+    names = list(MODELS) if FLAGS.model == "all" else [FLAGS.model]
+    if len(argv) > 1 or not set(names) <= set(MODELS):
+        raise app.UsageError(f"--model takes all, {', '.join(MODELS)}")
+    print(
+        "| model | parameters | file | from_pretrained | numpy.load | ratio | peak in files | "
+        "numpy's | save_pretrained | peak in files | arrays compared |"
+    )
+    print(f"|{'---|' * 11}")
+    for name in names:
+        with tempfile.TemporaryDirectory(dir=FLAGS.folder) as folder:
+            measure(name, pathlib.Path(folder))
+
+
+if __name__ == "__main__":
+    app.run(main)
