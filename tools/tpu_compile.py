@@ -3,9 +3,9 @@
     pip install libtpu
     python tools/tpu_compile.py ViT-B/16 --topology v3:2x2 --batch 128
 
-The compiler is that of the PyPI package libtpu; it needs no TPU, and minutes for a large model.  The
-step is that of the JAX backend in mixed bfloat16, with the official SGD, over all cores of the
-topology.  `--batch` is the number of images on one core.
+The compiler is that of the PyPI package libtpu; it needs no TPU, minutes for a large model, and
+runs once at a time on a machine.  The step is that of the JAX backend in mixed bfloat16, with the
+official SGD, over all cores of the topology.  `--batch` is the number of images on one core.
 """
 
 import os
