@@ -23,11 +23,13 @@ echo "installing keras_vit and what its tests need (a few minutes the first time
 export TF_CPP_MIN_LOG_LEVEL=3
 # Both backends at once: each keeps about one core busy.
 KERAS_BACKEND=jax "$venv/bin/python" -m pytest -q -m "$marker" -p no:cacheprovider \
-  tests/layers tests/models tests/checkpoints tests/test_zoo.py > "$venv/jax.log" 2>&1 &
+  tests/layers tests/models tests/checkpoints tests/trainer tests/test_zoo.py \
+  tests/training/test_{losses,official_finetuning,optimizers,recipe_table,schedules}.py \
+  > "$venv/jax.log" 2>&1 &
 jax=$!
 status=0
 echo "TensorFlow backend:"
-KERAS_BACKEND=tensorflow "$venv/bin/python" -m pytest -q -m "$marker" || status=$?
+KERAS_BACKEND=tensorflow "$venv/bin/python" -m pytest -q -m "$marker" --durations=15 || status=$?
 echo "JAX backend:"
 wait $jax || status=$?
 cat "$venv/jax.log"
