@@ -8,6 +8,7 @@ Imports nothing heavy, so that the command's help can list the strategies.
 
 import contextlib
 import dataclasses
+import functools
 import json
 import os
 import pathlib
@@ -188,11 +189,21 @@ def _cpu(**_):
     return Placement(name="cpu", make_scope=lambda: keras.device("cpu:0"))
 
 
-def _mirrored(**_):
+@functools.cache
+def mirrored_strategy():
+    """The `tf.distribute.MirroredStrategy` over all GPUs of this machine, or all CPUs.
+
+    One for the whole process: the sums of two strategies over the same devices have the same keys,
+    which TensorFlow mixes up.
+    """
     import tensorflow as tf
 
     devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
-    return _of_object(tf.distribute.MirroredStrategy([device.name for device in devices]))
+    return tf.distribute.MirroredStrategy([device.name for device in devices])
+
+
+def _mirrored(**_):
+    return _of_object(mirrored_strategy())
 
 
 def _multiworker(**_):

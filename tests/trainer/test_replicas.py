@@ -6,7 +6,8 @@ import pytest
 
 import keras_vit
 from keras_vit.training.losses import SoftmaxCrossentropy
-from keras_vit.training.optimizers import SGD, averaged_weights
+from keras_vit.training.optimizers import SGD, AdamW, averaged_weights
+from keras_vit.training.strategy import mirrored_strategy
 from tests.trainer import replica_cases
 from tests.trainer.replica_cases import examples, make_model
 
@@ -18,9 +19,7 @@ QUICK = ("partial_last_batch", "all")
 
 @pytest.fixture(scope="module")
 def strategy():
-    import tensorflow as tf
-
-    return tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+    return mirrored_strategy()
 
 
 @pytest.mark.parametrize(
@@ -165,3 +164,22 @@ def test_private_names_of_keras_are_where_they_were():
     )
     missing += [] if hasattr(iterator, "_distributed_dataset") else ["_distributed_dataset"]
     assert not missing, f"Keras {keras.__version__} has no {missing}; see keras_vit/trainer"
+
+
+@pytest.mark.parametrize("make", [SGD, AdamW])
+def test_step_that_is_not_finite_on_one_replica_is_applied_on_none(make, strategy):
+    images, labels = examples(8)
+    bad = images.copy()
+    bad[7, 3, 3, 1] = np.nan  # an example of the second replica
+    with strategy.scope():
+        model = make_model()
+        optimizer = make(0.01, weight_decay=0.1, use_ema=True, ema_momentum=0.9)
+        optimizer.build(model.trainable_variables)
+        model.compile(optimizer, SoftmaxCrossentropy())
+    counted = {optimizer.iterations.path, optimizer.gradient_norm.path}
+    for pixels, is_bad in ((images, False), (bad, True), (images, False)):
+        variables = [*model.trainable_variables, *optimizer.variables]
+        before = {v.path: v.numpy() for v in variables}
+        model.train_on_batch(pixels, labels)
+        changed = {v.path for v in variables if (v.numpy() != before[v.path]).any()}
+        assert (changed == counted) if is_bad else (changed > counted)

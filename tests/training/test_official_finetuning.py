@@ -15,6 +15,7 @@ import keras_vit
 from keras_vit.training.losses import SoftmaxCrossentropy
 from keras_vit.training.optimizers import make_optimizer, make_schedule
 from keras_vit.training.recipes import Recipe
+from keras_vit.training.strategy import mirrored_strategy
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -51,7 +52,7 @@ def test_finetuning_repeats_the_official_one(name, tmp_path):
     "name", ["finetune_float32", pytest.param("finetune", marks=pytest.mark.slow)]
 )
 def test_finetuning_on_two_replicas_repeats_the_official_one(name, tmp_path):
-    with tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]).scope():
+    with mirrored_strategy().scope():
         check_finetuning(name, tmp_path)
 
 

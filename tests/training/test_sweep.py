@@ -26,8 +26,14 @@ MODEL = {"model": "ViT-Ti/16", "patch_size": 4, "hidden_size": 16, "mlp_dim": 32
 
 
 @pytest.fixture(scope="module")
-def data(digits_dir):
+def whole_data(digits_dir):
     return pipeline.resolve("digits/downstream", digits_dir)
+
+
+@pytest.fixture(scope="module")
+def data(whole_data):
+    sizes = {name: size for name, size in whole_data.split_sizes.items() if name != "trainval"}
+    return dataclasses.replace(whole_data, split_sizes=sizes)
 
 
 @pytest.fixture(scope="module")
@@ -69,29 +75,14 @@ def test_sweep_without_trainval_keeps_the_best_candidate(swept):
         assert swept.final.files[name].read_bytes() == (candidate / name).read_bytes()
 
 
-def test_sweep_trains_finally_on_both_splits_where_there_is_one(source, data, tmp_path):
-    both = dict(data.split_sizes, trainval=data.split_sizes["train"])
-    source_splits = _WithTrainval(data.source)
-    info = dataclasses.replace(data, split_sizes=both, source=source_splits)
-    result = sweep(source, info, tmp_path / "run", recipe=TINY, progress=False)
+def test_sweep_trains_finally_on_both_splits_where_there_is_one(source, whole_data, tmp_path):
+    result = sweep(source, whole_data, tmp_path / "run", recipe=TINY, progress=False)
     metrics = result.final.metrics
     assert metrics["train_split"] == "trainval"
+    assert metrics["num_train_examples"] == whole_data.num_examples("trainval")
     assert "validation" not in metrics
     assert metrics["recipe"]["learning_rate"] == result.learning_rate
-    assert metrics["test"]["count"] == data.num_examples("test")
-
-
-class _WithTrainval:
-    """The digits' source, whose split `trainval` reads `train`."""
-
-    def __init__(self, source):
-        self._source = source
-
-    def __getattr__(self, name):
-        attribute = getattr(self._source, name)
-        if name not in ("stream", "num_bytes"):
-            return attribute
-        return lambda split: attribute("train" if split == "trainval" else split)
+    assert metrics["test"]["count"] == whole_data.num_examples("test")
 
 
 def test_sweep_that_was_stopped_keeps_what_is_finished(swept, source, data):
