@@ -137,6 +137,33 @@ class MetricsWriter:
         return json.loads(pathlib.Path(folder, "metrics.json").read_text())["number"]
 
 
+class ExportWriter:
+    """A version of an export, as a server that watches the folder sees it: `serving.versions`.
+
+    What TensorFlow writes into the temporary folder stands here as files of the same names.
+    """
+
+    FILES = ("saved_model.pb", "variables/variables.index", "variables/data", "assets/model.json")
+
+    def write(self, folder, number):
+        from keras_vit.serving import versions
+
+        with versions.new_version(folder) as (temporary, publish):
+            for name in self.FILES:
+                (temporary / name).parent.mkdir(exist_ok=True)
+                (temporary / name).write_text(f"{number}" * 1000)
+            publish()
+
+    def read(self, folder):
+        from keras_vit.serving import versions
+
+        for version in pathlib.Path(folder).iterdir():
+            if version.name.isdigit():
+                texts = {(version / name).read_text() for name in self.FILES}
+                assert texts in ({"1" * 1000}, {"2" * 1000}), f"version {version.name} is not whole"
+        return int((versions.latest_version(folder) / self.FILES[0]).read_text()[0])
+
+
 class InPlaceWriter:
     """The negative control: a file that is overwritten where it is."""
 
@@ -160,6 +187,7 @@ WRITERS = {
     "safetensors": SafetensorsWriter,
     "run": RunWriter,
     "metrics": MetricsWriter,
+    "export": ExportWriter,
     "in_place": InPlaceWriter,
 }
 
