@@ -5,6 +5,7 @@ import json
 
 from absl import flags
 
+from keras_vit.cli import output
 from keras_vit.cli.errors import UsageError
 
 SUMMARY = "list the data sets with official splits; any other TFDS name and folders work too"
@@ -34,11 +35,7 @@ def run(flag_values, arguments):
         for row in rows:
             print(json.dumps(row))
         return
-    table = [[*rows[0]], *([_cell(value) for value in row.values()] for row in rows)]
-    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    for cells in table:
-        line = "  ".join(f"{cell:{width}}" for cell, width in zip(cells, widths, strict=True))
-        print(line.rstrip())
+    output.print_table([{key: _cell(value) for key, value in row.items()} for row in rows])
 
 
 def _row(dataset):
