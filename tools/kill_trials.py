@@ -107,8 +107,9 @@ class Record:
 class Folder:
     """A run of a trial and what its processes have noted."""
 
-    def __init__(self, path, trial):
+    def __init__(self, path, trial, data):
         self.path = path
+        self.data = data
         self.run = path / "run"
         self.trial = trial
         path.mkdir(parents=True)
@@ -134,6 +135,11 @@ class Folder:
             for place, each in parts.items()
             if len(each) == self.trial.num_replicas
         ]
+
+    def begin(self, attempt):
+        """Starts the next process of the run; its process number."""
+        (self.path / "phase").unlink(missing_ok=True)
+        return start(self.trial, self.data, self.run, attempt)
 
     def phase(self):
         path = self.path / "phase"
@@ -184,9 +190,9 @@ def check_examples(folder, reference):
 def run_trial(trial, data, path, rng):
     """A `Record`."""
     record = Record()
-    reference, killed = Folder(path / "reference", trial), Folder(path / "killed", trial)
+    reference, killed = (Folder(path / name, trial, data) for name in ("reference", "killed"))
     began = time.monotonic()
-    child = start(trial, data, reference.run, 0)
+    child = reference.begin(0)
     code = None
     while code is None and reference.num_noted() == 0:
         code = wait(child, 0.01)
@@ -196,7 +202,7 @@ def run_trial(trial, data, path, rng):
         record.problems.append(f"the uninterrupted run ended with {code}")
         return record
     while len(record.kills) < FLAGS.kills and not killed.is_finished():
-        child = start(trial, data, killed.run, len(record.kills) + 1)
+        child = killed.begin(len(record.kills) + 1)
         code = wait_for_moment(child, killed, start_up, rng, FLAGS.kills - len(record.kills))
         if code is not None:
             break
@@ -212,7 +218,7 @@ def run_trial(trial, data, path, rng):
     else:
         # The last one may have come when the files of the run were there.
         is_finished = killed.is_finished()
-        code = 0 if is_finished else wait(start(trial, data, killed.run, len(record.kills) + 1))
+        code = 0 if is_finished else wait(killed.begin(len(record.kills) + 1))
     if code != 0:
         record.problems.append(f"ended with {code}")
         return record
@@ -228,16 +234,17 @@ def wait_for_moment(child, folder, start_up, rng, num_left):
     """Waits until the process is to be killed; its exit code if it ends before, else None."""
     before = folder.num_noted()
     kind = rng.random()
+    delay = rng.expovariate(10.0)
     if kind < 0.2:
-        return wait(child, rng.uniform(0.0, start_up))
-    if kind < 0.4:
-        is_there, delay = lambda: folder.phase() == PHASES["E"], rng.uniform(0.0, 0.5)
-        wait(child, 0.1)  # until the phase is that of this process
+        end = time.monotonic() + rng.uniform(0.0, start_up)
+        is_there = lambda: time.monotonic() > end or folder.num_noted() > before  # noqa: E731
+        delay = 0.0
+    elif kind < 0.4:
+        is_there = lambda: folder.phase() == PHASES["E"]  # noqa: E731
     else:
         remaining = folder.trial.steps - folder.newest_state()
         num_steps = rng.randint(1, max(1, 2 * remaining // (num_left + 1)))
         is_there = lambda: folder.num_noted() >= before + num_steps  # noqa: E731
-        delay = rng.expovariate(10.0)
     code = None
     while code is None and not is_there():
         code = wait(child, 0.01)
@@ -323,6 +330,9 @@ def main(argv):
     root = pathlib.Path(tempfile.mkdtemp(prefix="kill_trials_"))
     try:
         write_images(root / "data")
+        # TensorFlow's files of code, which a process that is killed leaves behind.
+        (root / "tmp").mkdir()
+        tempfile.tempdir = str(root / "tmp")
         for number in numbers:
             if number in lines:
                 continue
@@ -342,7 +352,7 @@ def main(argv):
             write_log(lines[number])
             print(describe(lines[number]), flush=True)
             if record.problems and FLAGS.without is None:
-                kept = path.rename(tempfile.mkdtemp() + "/trial")
+                kept = path.rename(tempfile.mkdtemp(dir=root.parent) + "/trial")
                 print(f"  kept in {kept}", flush=True)
             else:
                 shutil.rmtree(path)

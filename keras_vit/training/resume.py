@@ -1,6 +1,7 @@
 """Exact resumption: a training that was stopped anywhere goes on as if nothing had happened."""
 
 import json
+import math
 import time
 
 import keras
@@ -110,7 +111,9 @@ class ExactResume(keras.callbacks.Callback):
             facts = self._loaded.facts
         self.step = 0 if self._loaded is None else self._loaded.step
         self.epoch = facts["epoch"]
-        self.history = facts["history"]
+        self.history = [
+            {name: float(value) for name, value in report.items()} for report in facts["history"]
+        ]
         self._seconds_before = facts["seconds"]
         self._is_restored = False
         self._start = None
@@ -255,7 +258,9 @@ class ExactResume(keras.callbacks.Callback):
             arrays = {key: array.copy() for key, array in arrays.items()}
         facts = {
             "epoch": self.epoch,
-            "history": list(self.history),
+            "history": [
+                {name: _number(value) for name, value in report.items()} for report in self.history
+            ],
             "seconds": self.seconds,
             "config": self._config,
             "callbacks": [_memory(callback) for callback in self._callbacks],
@@ -307,12 +312,18 @@ class ExactResume(keras.callbacks.Callback):
 
 
 def _memory(callback):
-    """What a callback of Keras knows of the past; text where JSON has no number for it."""
+    """What a callback of Keras knows of the past."""
     values = {name: getattr(callback, name) for name in _REMEMBERED[type(callback).__name__]}
     return {
-        name: value if value is None or isinstance(value, int) else str(float(value))
+        name: value if value is None or isinstance(value, int) else _number(value)
         for name, value in values.items()
     }
+
+
+def _number(value):
+    """As JSON can hold it: text where it has no number, of a step that was not finite."""
+    value = float(value)
+    return value if math.isfinite(value) else str(value)
 
 
 def _differences(before, now, name=""):
