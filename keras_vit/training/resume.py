@@ -1,5 +1,6 @@
 """Exact resumption: a training that was stopped anywhere goes on as if nothing had happened."""
 
+import contextlib
 import json
 import math
 import time
@@ -142,7 +143,9 @@ class ExactResume(keras.callbacks.Callback):
             lambda spec: np.zeros([size or 1 for size in spec.shape], spec.dtype.as_numpy_dtype),
             data.element_spec,
         )
-        model._symbolic_build(data_batch=batch)
+        strategy = getattr(model, "_distribute_strategy", None)
+        with contextlib.nullcontext() if strategy is None else strategy.scope():
+            model._symbolic_build(data_batch=batch)
         restore(model, self._loaded.arrays)
         self._is_restored = True
 
