@@ -1,8 +1,10 @@
 """Exact resumption: a training that was stopped anywhere goes on as if nothing had happened."""
 
 import contextlib
+import errno
 import json
 import math
+import os
 import time
 
 import keras
@@ -73,9 +75,10 @@ class ExactResume(keras.callbacks.Callback):
     Raises:
         FileExistsError: if the folder has the state of a training with another `config`.
         BlockingIOError: if another process uses the folder.
+        PermissionError: if the folder cannot be written.
         CheckpointError: if there are states and none can be read.
-        ValueError: for numbers out of range; in `fit`, for another `initial_epoch` than `epoch`, or
-            a state of another model.
+        ValueError: for numbers out of range; in `fit`, for another `initial_epoch` than `epoch`, a
+            state of another model, or data that end before their epoch.
     """
 
     def __init__(
@@ -104,6 +107,8 @@ class ExactResume(keras.callbacks.Callback):
         self._callbacks = list(callbacks)
         self._states = StateFolder(folder, keep)
         self._states.folder.mkdir(parents=True, exist_ok=True)
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, "states cannot be written there", str(folder))
         folders.hold(self._states.folder)
         self._states.remove_unfinished()
         self._loaded = self._compatible(self._states.newest(), overwrite)
@@ -235,6 +240,11 @@ class ExactResume(keras.callbacks.Callback):
             self._save(self._state())
 
     def on_epoch_end(self, epoch, logs=None):
+        if self.step < self._end and not self.model.stop_training:
+            raise ValueError(
+                "the data must be enough for `steps_per_epoch`, without end at best. Received: "
+                f"{self.step - self._first} batches in epoch {epoch}, of {self._end - self._first}"
+            )
         self._can_leave = False
         self._before_last = None
         self.history.append({name: float(value) for name, value in (logs or {}).items()})

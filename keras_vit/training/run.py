@@ -386,6 +386,7 @@ def _check_finite(model):
 
 
 def _write(temporary, model, metrics, rows, recipe):
+    temporary.mkdir(parents=True, exist_ok=True)  # somebody may have deleted it meanwhile
     recipe_json = json.dumps(dataclasses.asdict(recipe), indent=2)
     (temporary / "recipe.json").write_text(recipe_json + "\n")
     (temporary / "metrics.json").write_text(json.dumps(metrics, indent=2, allow_nan=False) + "\n")
