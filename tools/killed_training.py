@@ -112,7 +112,7 @@ def train(trial, data, workdir, attempt):
         ema=0.95,
         label_smoothing=0.1,
         augmentation="trial",
-        report_steps=trial.steps // 3,
+        report_steps=max(12, trial.steps // 10),
         seed=trial.number,
         **{"adamw": adamw, "sgd": sgd}[trial.optimizer],
     )
