@@ -40,7 +40,8 @@ class RequireFiniteLoss(keras.callbacks.Callback):
     """Raises `TrainingError` when the steps go on having a loss or a gradient that is not finite.
 
     The models and optimizers of this package do not apply such a step, so that a few of them do no
-    harm.
+    harm.  In mixed float16 a gradient that overflows is none of them while the loss is scaled: the
+    scale is halved, and counted is what is not finite at the scale 1.
 
     Args:
         limit: number of such steps in a row that ends the training.
@@ -65,6 +66,10 @@ class RequireFiniteLoss(keras.callbacks.Callback):
         bad = [f"{name} {value}" for name, value in values.items() if not math.isfinite(value)]
         if not bad:
             self.num_bad = 0
+            return
+        scale = float((logs or {}).get("loss_scale", 1.0))
+        if scale > 1.0 and math.isfinite(values["loss"]):
+            logging.info("step %d overflows in float16; the loss scale is %g", self.step, scale)
             return
         self.num_bad += 1
         examples = ""
