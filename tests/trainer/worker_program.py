@@ -31,7 +31,10 @@ def write(path, outcome):
 def main(folder, *names):
     for name in names:
         with placement.scope():
-            write(pathlib.Path(folder, f"{name}-{placement.worker}.npz"), replica_cases.run(name))
+            write(
+                pathlib.Path(folder, f"{name}-{placement.workers.index}.npz"),
+                replica_cases.run(name),
+            )
 
 
 if __name__ == "__main__":
