@@ -34,13 +34,17 @@ flags.DEFINE_integer("kills", 10, "How often a worker is killed.", lower_bound=0
 flags.DEFINE_integer("seed", 0, "Of everything that is chosen by chance.")
 flags.DEFINE_enum("end", "kill", ["kill", "stop"], "SIGKILL or SIGTERM.")
 flags.DEFINE_bool("table", False, "A job for each worker and moment, each killed once.")
+flags.DEFINE_multi_string("moment", None, "The moments of the table; by default all.")
 flags.DEFINE_enum(
     "restart", "multiworker", ["multiworker", "mirrored", "cpu"], "Where it goes on finally."
 )
 
 WORKERS = 2
 STEPS, REPORT, SAVE = 60, 20, 3
-MOMENTS = ("connecting", "building", "step", "saving", "evaluation", "final evaluation")
+MOMENTS = (
+    *("connecting", "building", "step", "saving", "evaluation", "final evaluation"),
+    "step, stopped by SIGSTOP",  # as a machine that is gone without a word
+)
 SETTINGS = (
     *(f"steps={STEPS}", "epochs=None", f"report_steps={REPORT}", "warmup_steps=10"),
     *("batch_size=16", "accumulation_steps=2", "ema=0.9", "learning_rate=0.05"),
@@ -204,7 +208,7 @@ def die_at(moment, path, is_chief):
 
     def die():
         path.write_text(str(time.monotonic()))
-        os.kill(os.getpid(), signal.SIGKILL)
+        os.kill(os.getpid(), signal.SIGSTOP if "SIGSTOP" in moment else signal.SIGKILL)
 
     def die_in_time(condition):
         if condition:
@@ -214,7 +218,7 @@ def die_at(moment, path, is_chief):
         before(training_flags, "place", lambda *_: die())
     elif moment == "building":
         before(run.zoo, "create_model", lambda *_: die())
-    elif moment == "step":
+    elif moment.startswith("step"):
         step = VisionTransformer.train_step
 
         def die_after_a_state(number):
@@ -322,9 +326,9 @@ def run_table(root):
     """A job for each worker and moment; the number of those that were not right."""
     reference, _ = run_unbroken(root)
     wrong = 0
-    for moment in MOMENTS:
+    for moment in FLAGS.moment or MOMENTS:
         for victim in range(WORKERS):
-            folder = new_folder(root, f"{moment.replace(' ', '_')}-{victim}")
+            folder = new_folder(root, f"{MOMENTS.index(moment)}-{victim}")
             job = Job(folder, 0, victim=victim, moment=moment)
             late = job.finish()
             killed_at = float((folder / "killed").read_text())
