@@ -143,25 +143,9 @@ def finetune(
 
     Args:
         source: what `keras_vit.from_pretrained` takes, the folder of a run among them.
-        dataset: a name or a folder, as `keras_vit.data.pipeline.resolve` takes it, or a
-            `DatasetInfo`; None takes the recipe's.
-        workdir: folder of the run.
-        recipe: a name of `keras_vit.list_recipes()`, or a `Recipe`.
         image_size: (height, width) in pixels, or one integer; None takes the recipe's.
-        data_dir: where TFDS keeps its data sets.
-        train_split: the split to train on; `"trainval"`, of the data sets that have it, is the
-            training and the validation split together, of which none is left for the reports.
-        shots: trains on so many images of each class, chosen by the recipe's seed; None takes all.
-        download: whether a TFDS data set that is not there may be downloaded.
-        max_bad_fraction: the largest share of a split's images that may be bad; they are found by
-            decoding all before the training, listed in `skipped.jsonl` and left out.  None checks
-            nothing before: the first bad image stops the run.
-        overwrite: whether a finished run in `workdir` may be replaced, or one that was stopped and
-            differs in anything.
-        checkpoint_steps: steps between two states that the run can go on from; there is one at each
-            report anyway.
-        progress: whether to show the progress, on stderr.
-        strategy: on which devices, as `keras_vit.training.strategy.place` takes it.
+        dataset, workdir, recipe, data_dir, train_split, shots, download, max_bad_fraction,
+            overwrite, checkpoint_steps, progress, strategy: as in `pretrain`.
         **overrides: fields of the recipe to change.
 
     Returns:
@@ -169,14 +153,8 @@ def finetune(
 
     Raises:
         CheckpointError: if `source` cannot be read.
-        ValueError: for an unknown data set, recipe or field, a value out of range, or an empty data
-            set.
-        BadDataError: for more bad images than `max_bad_fraction` allows.
-        FileExistsError: if `workdir` holds a finished run, or one that was stopped and differs, and
-            `overwrite` is False.
-        BlockingIOError: if another process is training in `workdir`.
-        TrainingError: if the loss, the gradient or a weight is not finite; nothing is written.
-        OSError: if `workdir` cannot be written.
+        ValueError, BadDataError, FileExistsError, BlockingIOError, TrainingError, OSError: as
+            `pretrain`.
     """
     placement = place(strategy)
     if image_size is not None:
