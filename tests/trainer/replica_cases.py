@@ -49,6 +49,8 @@ CASES = {
     "steps_per_execution": (clipped, {}, {"steps_per_execution": 3}, WHOLE),
     "partial_last_batch": (clipped, {"global_clipnorm": 0.5}, {}, (STEPS * 8 - 5, 8)),
     "uneven_batches": (clipped, {}, {}, (STEPS * 5, 5)),
+    # An example that is not finite, of which one replica has the gradient and all refuse the step.
+    "refused_step": (clipped, {"global_clipnorm": 0.5}, {}, WHOLE),
     "all": (
         decayed,
         {"global_clipnorm": 0.5, "use_ema": True, "ema_momentum": 0.9},
@@ -98,6 +100,8 @@ def run(name, held_out=13, **config):
     """
     make_optimizer, settings, arguments, (number, batch_size) = CASES[name]
     images, labels = examples(number)
+    if name == "refused_step":
+        images[3 * batch_size] = np.nan
     model = make_model(**config)
     model.compile(
         make_optimizer(**settings),
@@ -106,6 +110,9 @@ def run(name, held_out=13, **config):
         **arguments,
     )
     history = model.fit(images, labels, batch_size=batch_size, shuffle=False, verbose=0).history
+    if name == "refused_step":
+        # The mean of the losses leaves out the bad replica's part of the step, here all of it.
+        del history["loss"]
     options = {"batch_size": 4, "verbose": 0}
     results = model.evaluate(images[:held_out], labels[:held_out], return_dict=True, **options)
     others = {"predictions": model.predict(images[:held_out], **options)}

@@ -14,7 +14,7 @@ pytestmark = pytest.mark.tensorflow_only
 
 ROOT = pathlib.Path(__file__).parents[2]
 PARTS = ("history", "results", "weights", "others")
-QUICK = ("all",)
+QUICK = ("all", "refused_step")
 SLOW = tuple(name for name in replica_cases.CASES if name not in QUICK)
 
 
