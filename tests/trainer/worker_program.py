@@ -9,6 +9,7 @@ import pathlib
 import sys
 
 import numpy as np
+import pytest
 
 from keras_vit.training.strategy import place
 
@@ -28,7 +29,16 @@ def write(path, outcome):
     np.savez(path, **arrays)
 
 
+def check_refusal_of_bfloat16():
+    with (
+        placement.scope(),
+        pytest.raises(ValueError, match="send bfloat16 .* Received: dtype='bfloat16'; 'mixed_bfl"),
+    ):
+        replica_cases.make_model(dtype="bfloat16")
+
+
 def main(folder, *names):
+    check_refusal_of_bfloat16()
     for name in names:
         with placement.scope():
             write(pathlib.Path(folder, f"{name}-{placement.worker}.npz"), replica_cases.run(name))
