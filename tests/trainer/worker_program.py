@@ -9,6 +9,7 @@ import pathlib
 import sys
 
 import numpy as np
+import pytest
 
 from keras_vit.training.strategy import place
 
@@ -37,8 +38,17 @@ def check_exchange(workers):
     np.testing.assert_array_equal(second["count"], np.float32([1, np.nan]))
 
 
+def check_refusal_of_bfloat16():
+    with (
+        placement.scope(),
+        pytest.raises(ValueError, match="send bfloat16 .* Received: dtype='bfloat16'; 'mixed_bfl"),
+    ):
+        replica_cases.make_model(dtype="bfloat16")
+
+
 def main(folder, *names):
     check_exchange(placement.workers)
+    check_refusal_of_bfloat16()
     for name in names:
         with placement.scope():
             write(
