@@ -1,5 +1,6 @@
 """Keras callbacks of a run; each also works in a `fit` of your own."""
 
+import contextlib
 import math
 import sys
 
@@ -9,9 +10,35 @@ from absl import logging
 from keras_vit.evaluation.classification import evaluate_batches, evaluation_batches
 from keras_vit.training.optimizers import averaged_weights
 
+_IMAGES_A_LINE = 50_000
+
 
 class TrainingError(RuntimeError):
     """A training that cannot go on."""
+
+
+@contextlib.contextmanager
+def image_progress(total):
+    """Shows on stderr how many of `total` images are done, in the log where that is no terminal.
+
+    Yields:
+        A function to call after each.
+    """
+    if sys.stderr.isatty():
+        import tqdm
+
+        with tqdm.tqdm(total=total, desc="checking", unit="image", leave=False) as bar:
+            yield bar.update
+        return
+    count = 0
+
+    def advance():
+        nonlocal count
+        count += 1
+        if count % _IMAGES_A_LINE == 0:
+            logging.info("%d of %d images checked", count, total)
+
+    yield advance
 
 
 class StopAfter(keras.callbacks.Callback):

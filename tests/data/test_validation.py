@@ -61,7 +61,7 @@ def mixed_folder(tmp_path, encode):
         folder.mkdir(parents=True)
         for k in range(100):
             pixels = np.full((12, 10, 3), rng.integers(256), np.uint8)
-            (folder / f"{k:02d}.jpg").write_bytes(encode(pixels, ("PNG", "JPEG")[k % 2]))
+            (folder / f"{k:03d}.jpg").write_bytes(encode(pixels, ("PNG", "JPEG")[k % 2]))
     expected = {}
     for k, (name, (data, reason)) in enumerate(_bad_files(encode).items()):
         path = root / "train" / "abc"[k % 3] / f"{name}.jpg"
@@ -136,6 +136,43 @@ def test_resolve_without_bad_leaves_out_counts_and_lists(mixed_folder, tmp_path)
     assert np.bincount(labels).tolist() == [100, 100, 100]
     evaluation = pipeline.evaluation_dataset(info, "train", RULE, batch_size=16)
     assert sum(mask.sum() for *_, mask in evaluation.as_numpy_iterator()) == 300
+
+
+def test_resolve_without_bad_again_decodes_only_what_has_changed(mixed_folder, monkeypatch):
+    root, expected = mixed_folder
+    report = root.parent / "skipped.jsonl"
+    seen = []
+
+    def count(info, split, progress=None):
+        seen.append(split)
+        return original(info, split, progress)
+
+    original = validation.bad_examples
+    monkeypatch.setattr(validation, "bad_examples", count)
+
+    def resolve():
+        return validation.resolve_without_bad(root, max_bad_fraction=0.1, report=report)
+
+    first = resolve()
+    lines = report.read_text()
+    assert resolve() == first
+    assert seen == ["train"]
+    assert report.read_text() == lines
+    (root / "train" / "a" / "000.jpg").write_bytes(b"cut")
+    info, entries = resolve()
+    assert seen == ["train"] * 2
+    assert (info.num_examples("train"), len(entries)) == (299, 31)
+    report.write_text(lines)  # not what was found then
+    assert resolve() == (info, entries)
+    assert seen == ["train"] * 3
+
+
+def test_resolve_without_bad_checks_the_splits_that_a_function_names(image_folder):
+    (image_folder / "test" / "dog" / "0.jpg").write_bytes(b"cut")
+    info, entries = validation.resolve_without_bad(image_folder, splits=lambda info: ["train"])
+    assert not entries
+    with pytest.raises(validation.BadDataError, match="'test'"):
+        validation.resolve_without_bad(image_folder, splits=lambda info: list(info.split_sizes))
 
 
 def test_resolve_without_bad_above_the_limit_raises(mixed_folder, tmp_path):
