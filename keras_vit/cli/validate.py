@@ -1,6 +1,5 @@
 """`keras-vit validate`: every bad entry of a data set in one pass."""
 
-
 from absl import flags
 
 from keras_vit.cli import errors, training_flags

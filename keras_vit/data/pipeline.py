@@ -95,8 +95,8 @@ def training_dataset(
     Raises:
         ValueError: for an unknown split or augmentation, a batch size that the replicas do not
             divide, more shots than a class has, or labels that are no classes.
-        tf.errors.InvalidArgumentError: while it is read, for an image that is not decoded; the
-            message names it.
+        tf.errors.InvalidArgumentError: for an image that is not decoded, now or while it is read;
+            the message names it.
     """
     _check_positive(batch_size=batch_size, shots=shots, num_replicas=num_replicas)
     if batch_size % num_replicas:
@@ -165,7 +165,7 @@ def example_indices(info, split, *, batch_size, seed, step, shots=None):
     )
 
 
-def evaluation_dataset(info, split, preprocessing, *, batch_size):
+def evaluation_dataset(info, split, preprocessing, *, batch_size, repeated=False):
     """Returns each example of a split once, in order, in batches of equal size.
 
     Args:
@@ -173,6 +173,8 @@ def evaluation_dataset(info, split, preprocessing, *, batch_size):
         split: the split's name.
         preprocessing: as in `preprocess.evaluation_image`.
         batch_size: the global batch size.
+        repeated: whether it will be read several times: images are then decoded once and for all,
+            as for training, if they fit in memory.
 
     Returns:
         A finite `tf.data.Dataset` of known cardinality, of `(images, labels, mask)`: float32
@@ -181,11 +183,11 @@ def evaluation_dataset(info, split, preprocessing, *, batch_size):
 
     Raises:
         ValueError: for an unknown split, or labels that are no classes.
-        tf.errors.InvalidArgumentError: while it is read, for an image that is not decoded; the
-            message names it.
+        tf.errors.InvalidArgumentError: for an image that is not decoded, while it is read or, with
+            `repeated`, before; the message names it.
     """
     _check_positive(batch_size=batch_size)
-    source = examples.load(info, split)
+    source = examples.load(info, split, as_pixels=repeated)
 
     def prepare(*element, is_named):
         example = source.read(*element)

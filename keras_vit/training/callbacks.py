@@ -136,7 +136,9 @@ class Validation(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         if self._batches is None:
-            self._batches = evaluation_batches(self.model, self.info, self.split, self.batch_size)
+            self._batches = evaluation_batches(
+                self.model, self.info, self.split, self.batch_size, repeated=True
+            )
         with averaged_weights(self.model):
             metrics = evaluate_batches(self.model, self._batches, between=self.between)
         if logs is not None:

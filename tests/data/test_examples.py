@@ -56,3 +56,13 @@ def test_load_as_pixels_above_the_limit_keeps_the_files(photographs, monkeypatch
     monkeypatch.setattr(examples, "_ENOUGH", num_enough)
     records = examples.load(photographs, "train", as_pixels=True).records
     assert records.dtype == tf.string
+
+
+def test_evaluation_dataset_repeated_gives_the_same_bits(photographs):
+    once, again = (
+        pipeline.evaluation_dataset(photographs, "train", RULE, batch_size=4, repeated=repeated)
+        for repeated in (False, True)
+    )
+    for ours, theirs in zip(again, once, strict=True):
+        for a, b in zip(ours, theirs, strict=True):
+            np.testing.assert_array_equal(a, b)
