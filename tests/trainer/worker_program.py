@@ -5,13 +5,18 @@
 Writes FOLDER/<case>-<worker>.npz with all that `replica_cases.run` gives.
 """
 
+import os
 import pathlib
+import signal
 import sys
+import time
 
 import numpy as np
 
 from keras_vit.training.strategy import place
 
+terminations = []
+signal.signal(signal.SIGTERM, lambda *_: terminations.append(time.monotonic()))
 placement = place("multiworker")
 
 from tests.trainer import replica_cases  # noqa: E402  (strategy first)
@@ -37,7 +42,16 @@ def check_exchange(workers):
     np.testing.assert_array_equal(second["count"], np.float32([1, np.nan]))
 
 
+def check_sigterm():
+    """TensorFlow has a handler of its own, which is not heard of again."""
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(0.1)
+    assert len(terminations) == 1
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
 def main(folder, *names):
+    check_sigterm()
     check_exchange(placement.workers)
     for name in names:
         with placement.scope():
