@@ -52,8 +52,8 @@ SETTINGS = (
     *("hidden_size=16", "mlp_dim=32", "num_heads=2", "depth=2"),
 )
 REGULARIZED = ("dropout=0.2", "stochastic_depth=0.2")
-# Of the largest weight: the rate times a trace of 1 whose last bit is rounded in the other direction,
-# since one device sums in another order.
+# Of the largest weight: the rate times a trace of 1 whose last bit is rounded in the other
+# direction, since one device sums in another order.
 TOLERANCE = 0.05 * 2**-8
 
 
