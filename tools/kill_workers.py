@@ -52,8 +52,9 @@ SETTINGS = (
     *("hidden_size=16", "mlp_dim=32", "num_heads=2", "depth=2"),
 )
 REGULARIZED = ("dropout=0.2", "stochastic_depth=0.2")
-# Of the largest weight: float32 sums in another order.
-TOLERANCE = 1e-5
+# Of the largest weight: the rate times a trace of 1 whose last bit is rounded in the other
+# direction, since one device sums in another order.
+TOLERANCE = 0.05 * 2**-8
 
 
 class Job:
@@ -369,9 +370,8 @@ def run_kills(root):
         os.kill(job.children[victim], (signal.SIGKILL, signal.SIGTERM)[FLAGS.end == "stop"])
         late = job.finish()
         report_end(job, late, killed_at, victim, f"{done} steps after the start, last state {at}")
-        if FLAGS.end == "stop" and done and job.codes != [128 + signal.SIGTERM] * WORKERS:
-            print(f"  SIGTERM ended with {job.codes}", flush=True)
-            wrong += 1
+        if FLAGS.end == "stop":
+            wrong += not has_stopped(job, victim, done)
     else:
         job = Job(folder, kills, strategy=FLAGS.restart)
     job.finish()
@@ -379,6 +379,19 @@ def run_kills(root):
     print(f"{kills} kills: {said}", flush=True)
     keep_or_remove(folder, is_right and not wrong)
     return wrong + (not is_right)
+
+
+def has_stopped(job, victim, done):
+    """Whether a job ended as SIGTERM means it."""
+    terminated = 128 + signal.SIGTERM
+    if done:
+        is_right = job.codes == [terminated] * WORKERS
+    else:
+        # Before the training there is nothing to save, and the other one loses a worker.
+        is_right = job.codes[victim] in (terminated, -signal.SIGTERM)
+    if not is_right:
+        print(f"  SIGTERM ended with {job.codes}", flush=True)
+    return is_right
 
 
 def keep_or_remove(folder, is_right):

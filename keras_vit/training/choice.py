@@ -8,7 +8,7 @@ from keras_vit.training import folder as folders
 from keras_vit.training.states import read_state
 
 
-def choose_state(states, config, workers, overwrite):
+def choose_state(states, config, workers, overwrite, options=None):
     """Takes the folder for this training, and finds the state that it goes on from.
 
     The chief chooses the newest that is whole, and the other workers read the same.
@@ -18,6 +18,7 @@ def choose_state(states, config, workers, overwrite):
         config: what the training is, as JSON knows it.
         workers: the `Workers` that train it.
         overwrite: whether states of another training are removed.
+        options: what else must be the same in all workers, though not in the next process.
 
     Returns:
         A `State`, or None to begin anew.
@@ -29,7 +30,7 @@ def choose_state(states, config, workers, overwrite):
         CheckpointError: if there are states and none can be read, or a worker does not see what the
             chief sees.
         TrainingError: if any of these happens to another worker.
-        ValueError: for a `config` other than the chief's.
+        ValueError: for a `config` or `options` other than the chief's.
     """
     state, chosen = None, None
     with workers.together():
@@ -44,12 +45,13 @@ def choose_state(states, config, workers, overwrite):
     if workers.number == 1:
         return state
     if workers.is_chief:
-        chosen = {"config": config, "name": None}
+        chosen = {"config": config, "options": options, "name": None}
         if state is not None:
             chosen |= {"name": states.paths()[state.step].name, "digest": state.digest()}
     chosen = workers.gather(chosen)[0]
     with workers.together():
         different = differences(chosen["config"], config)
+        different += differences(chosen["options"], options)
         if different:
             raise ValueError(
                 "all workers must be given the same training. Received: in worker "

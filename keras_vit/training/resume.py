@@ -119,7 +119,9 @@ class ExactResume(keras.callbacks.Callback):
         self._callbacks = list(callbacks)
         self._workers = workers or Workers()
         self._states = StateFolder(folder, keep)
-        self._loaded = choose_state(self._states, self._config, self._workers, overwrite)
+        # They decide when the workers speak to each other.
+        options = {"save_steps": save_steps, "total_steps": total_steps}
+        self._loaded = choose_state(self._states, self._config, self._workers, overwrite, options)
         facts = {"epoch": 0, "history": [], "seconds": 0.0}
         if self._loaded is not None:
             facts = self._loaded.facts

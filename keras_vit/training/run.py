@@ -76,7 +76,8 @@ def pretrain(
         FileExistsError: if `workdir` holds a finished run, or one that was stopped and differs, and
             `overwrite` is False.
         BlockingIOError: if another process is training in `workdir`.
-        TrainingError: if the loss, the gradient or a weight is not finite; nothing is written.
+        TrainingError: if the loss, the gradient or a weight is not finite, nothing is written; or
+            if another worker is lost or cannot go on.
         OSError: if `workdir` cannot be written.
     """
     placement = place(strategy)

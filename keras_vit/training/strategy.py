@@ -12,6 +12,9 @@ import functools
 import json
 import os
 import pathlib
+import re
+import signal
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -42,6 +45,9 @@ MODEL_PARALLEL_LAYOUT = {
     r".*/mlp/dense_1/bias": ("model",),
     r".*/mlp/dense_2/kernel": ("model", None),
 }
+
+_ABORTED = "Collective ops is aborted by: "
+_TASK = re.compile(r"/job:\w+/(?:replica:\d+/)?task:\d+")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -81,13 +87,14 @@ class Placement:
                 yield
             except tf.errors.OpError as error:
                 gone = (tf.errors.UnavailableError, tf.errors.AbortedError)
-                reason = _collective_failure(error.message)
+                reason, task = _collective_failure(error.message)
                 if reason is None and not isinstance(error, gone):
                     raise
                 raise TrainingError(
-                    f"worker {self.workers.index} of {self.workers.number} lost another worker and "
-                    "ends too; start all of them again, and they go on from the last state. "
-                    f"TensorFlow says: {reason or type(error).__name__}"
+                    f"worker {self.workers.index} of {self.workers.number} lost another worker "
+                    f"({task or 'TensorFlow does not say which'}) and ends too; start all of them "
+                    "again, and they go on from the last state. TensorFlow says: "
+                    f"{reason or type(error).__name__}"
                 ) from error
 
     @contextlib.contextmanager
@@ -160,9 +167,17 @@ def place(strategy=None, *, tpu=None, model_shards=2):
 
 
 def _collective_failure(message):
-    """The line of an error's message that is about the other workers, or None."""
-    lines = (line.strip() for line in message.splitlines())
-    return next((line for line in lines if line.startswith("Collective ops is aborted")), None)
+    """The line of an error's message that is about the other workers, and the task that is lost.
+
+    Each is None where it is not there.  A worker that passes on what it heard of another one comes
+    after that in the message.
+    """
+    lines = [line.strip() for line in message.splitlines()]
+    place = next((i for i, line in enumerate(lines) if line.startswith(_ABORTED)), None)
+    if place is None:
+        return None, None
+    task = _TASK.search("\n".join(lines[place:]))
+    return lines[place].rpartition(_ABORTED)[2], task and task[0]
 
 
 def _automatic(backend):
@@ -329,6 +344,7 @@ def _of_tf_strategy(strategy):
     name = next((name for name, kind in kinds.items() if isinstance(strategy, kind)), None)
     workers = Workers()
     if name == "multiworker":
+        _take_back_sigterm()
         number = strategy.num_replicas_in_sync // len(strategy.extended.worker_devices)
         # The chief is the task "chief" if there is one, else the worker 0.
         chiefs = len(_cluster().get("chief", ()))
@@ -341,6 +357,17 @@ def _of_tf_strategy(strategy):
         workers=workers,
         make_scope=strategy.scope,
     )
+
+
+def _take_back_sigterm():
+    """Installs the handler of SIGTERM again that Python believes in.
+
+    Several workers' TensorFlow has put its own in that place, which notes that the machine will be
+    taken away, and leaves the process as it is.
+    """
+    handler = signal.getsignal(signal.SIGTERM)
+    if handler is not None and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, handler)
 
 
 @contextlib.contextmanager

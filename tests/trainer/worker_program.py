@@ -5,14 +5,19 @@
 Writes FOLDER/<case>-<worker>.npz with all that `replica_cases.run` gives.
 """
 
+import os
 import pathlib
+import signal
 import sys
+import time
 
 import numpy as np
 import pytest
 
 from keras_vit.training.strategy import place
 
+terminations = []
+signal.signal(signal.SIGTERM, lambda *_: terminations.append(time.monotonic()))
 placement = place("multiworker")
 
 from tests.trainer import replica_cases  # noqa: E402  (strategy first)
@@ -46,7 +51,16 @@ def check_refusal_of_bfloat16():
         replica_cases.make_model(dtype="bfloat16")
 
 
+def check_sigterm():
+    """TensorFlow has a handler of its own, which is not heard of again."""
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(0.1)
+    assert len(terminations) == 1
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
 def main(folder, *names):
+    check_sigterm()
     check_exchange(placement.workers)
     check_refusal_of_bfloat16()
     for name in names:

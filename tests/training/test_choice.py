@@ -26,12 +26,13 @@ def write(folder, step, value=0.0):
     return StateFolder(folder).write(State(step=step, facts={"config": CONFIG}, arrays=arrays))
 
 
-def choose(*workdirs, configs=(CONFIG, CONFIG)):
+def choose(*workdirs, configs=(CONFIG, CONFIG), options=(None, None)):
     """What each of two workers goes on from, in folders of their own or in one."""
 
     def work(workers):
         states = StateFolder(workdirs[workers.index % len(workdirs)])
-        return choose_state(states, configs[workers.index], workers, overwrite=False)
+        index = workers.index
+        return choose_state(states, configs[index], workers, False, options[index])
 
     return run_workers(work)
 
@@ -91,6 +92,12 @@ def test_workers_of_another_training_than_the_chief_end_all(tmp_path):
     assert isinstance(chief, TrainingError)
     assert isinstance(other, ValueError)
     assert "in worker 1, after the chief's, `recipe.steps` was 3 and is 4" in str(other)
+
+
+def test_workers_that_save_at_other_steps_than_the_chief_end_all(tmp_path):
+    chief, other = choose(tmp_path, options=({"save_steps": 3}, {"save_steps": None}))
+    assert isinstance(chief, TrainingError)
+    assert "`save_steps` was 3 and is None" in str(other)
 
 
 def test_what_the_chief_refuses_no_worker_begins(tmp_path):

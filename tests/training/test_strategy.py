@@ -80,7 +80,18 @@ def test_lost_worker_is_a_training_error_and_other_errors_pass():
     import tensorflow as tf
 
     placement = Placement(name="multiworker", workers=Workers(index=1, number=2))
-    message = "Graph execution error:\n\nCollective ops is aborted by: Connection reset by peer\n"
+    # What three workers hear: of the one that is lost, by way of the other that is there.
+    message = (
+        "Detected at node gather, on /job:worker/replica:0/task:2:\n\n"
+        "Collective ops is aborted by: Collective ops is aborted by: Connection reset by peer\n"
+        "Additional error information from remote target /job:worker/replica:0/task:0 while\n"
+        "Additional error information from remote target /job:worker/replica:0/task:1 while\n"
+    )
+    with (
+        pytest.raises(TrainingError, match=r"\(/job:worker/replica:0/task:0\).*: Connection reset"),
+        placement.scope(),
+    ):
+        raise tf.errors.UnavailableError(None, None, message)
     lost = [
         tf.errors.InternalError(None, None, message),
         tf.errors.UnavailableError(None, None, "x"),

@@ -1,0 +1,32 @@
+"""Workers that are killed; the long forms are commands of docs/distribution.md."""
+
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+pytestmark = [pytest.mark.tensorflow_only, pytest.mark.slow]
+
+ROOT = pathlib.Path(__file__).parents[2]
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (("--kills=2",), "2 kills: equal"),
+        (("--kills=1", "--end=stop"), "1 kills: equal"),
+        (("--kills=1", "--restart=mirrored"), "1 kills: weights differ by 0.0e+00 of the largest"),
+    ],
+)
+def test_kill_workers_restarted_job_ends_as_the_unbroken_one(flags, said):
+    result = subprocess.run(
+        [sys.executable, "tools/kill_workers.py", *flags],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 0, result.stdout + result.stderr[-2000:]
+    assert said in result.stdout
