@@ -4,10 +4,12 @@
 
 Each gets its TF_CONFIG; what it prints is marked with its index.  The exit code is that of the
 first worker that fails, or 0.  When one fails the others have a minute to end by themselves.
+SIGTERM is passed on to all of them.
 """
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -61,8 +63,10 @@ def wait(processes, grace):
         if failed and deadline is None:
             code, deadline = failed[0], time.monotonic() + grace
         if deadline is not None and time.monotonic() > deadline:
-            for process in processes:
-                process.kill()
+            for index, process in enumerate(processes):
+                if process.poll() is None:
+                    print(f"worker {index} goes on and is killed", file=sys.stderr, flush=True)
+                    process.kill()
         time.sleep(0.1)
     return code or next((process.returncode for process in processes if process.returncode), 0)
 
@@ -73,6 +77,12 @@ def main(argv):
         raise app.UsageError("put the command after --")
     addresses = [f"127.0.0.1:{port}" for port in free_ports(FLAGS.workers)]
     workers = [start(command, index, addresses) for index in range(FLAGS.workers)]
+
+    def pass_on(number, frame):
+        for process, _ in workers:
+            process.send_signal(number)
+
+    signal.signal(signal.SIGTERM, pass_on)
     try:
         code = wait([process for process, _ in workers], FLAGS.grace)
     except KeyboardInterrupt:

@@ -48,8 +48,8 @@ def run(flag_values, arguments):
 
     from absl import logging
 
-    keywords["strategy"] = training_flags.placement(flag_values)
     logging.set_verbosity(logging.INFO)
+    keywords["strategy"] = training_flags.placement(flag_values)
     dataset = flag_values.dataset or "the data set of the recipe"
     title = f"fine-tuned {flag_values.model} on {dataset}"
     sources = (flag_values.model, flag_values.dataset, flag_values.workdir)

@@ -22,8 +22,8 @@ def run(flag_values, arguments):
 
     from keras_vit.training.run import pretrain
 
-    keywords["strategy"] = training_flags.placement(flag_values)
     logging.set_verbosity(logging.INFO)
+    keywords["strategy"] = training_flags.placement(flag_values)
     result = pretrain(flag_values.dataset, flag_values.workdir, **keywords)
     dataset = result.metrics["dataset"]
     training_flags.print_result(f"pre-trained on {dataset}", result, flag_values.json)

@@ -72,17 +72,20 @@ def evaluation_batches(model, info, split, batch_size):
     return pipeline.evaluation_dataset(info, split, model.preprocessing, batch_size=batch_size)
 
 
-def evaluate_batches(model, batches, classes=None):
+def evaluate_batches(model, batches, classes=None, between=None):
     """What `evaluate` returns, for a `tf.data.Dataset` of (images, labels, mask).
 
     Args:
         model: as in `evaluate`.
         batches: labels are (B,), or (B, K) filled up with -1.
         classes: the classes to choose from, integers (n,); None takes all.
+        between: called before each batch, or None.
     """
     correct, correct_of_top, loss, count, num_unlabelled = 0, 0, 0.0, 0, 0
     several = batches.element_spec[1].shape.rank == 2
     for images, labels, mask in batches.as_numpy_iterator():
+        if between is not None:
+            between()
         logits = np.asarray(model.predict_on_batch(images), np.float64)  # (B, C)
         logits, labels = logits[mask > 0], labels[mask > 0]
         if classes is not None:

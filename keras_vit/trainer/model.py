@@ -40,6 +40,17 @@ class TrainableModel(keras.Model):
 
     accumulation_steps = 1
 
+    @staticmethod
+    def check_policy(policy):
+        """Raises ValueError for a dtype policy whose variables the current strategy cannot share.
+
+        To be called before any variable is made.
+        """
+        if keras.backend.backend() == "tensorflow":
+            from keras_vit.trainer import replicas
+
+            replicas.check_policy(policy)
+
     def compile(self, optimizer="rmsprop", *args, accumulation_steps=1, **kwargs):
         """`keras.Model.compile` with one more argument.
 

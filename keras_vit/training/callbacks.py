@@ -96,20 +96,22 @@ class Validation(keras.callbacks.Callback):
         info: a `DatasetInfo`.
         split: the split's name.
         batch_size: images in one call of the model.
+        between: called before each batch, `ExactResume.check_signals` for example; or None.
     """
 
-    def __init__(self, info, split, batch_size):
+    def __init__(self, info, split, batch_size, between=None):
         super().__init__()
         self.info = info
         self.split = split
         self.batch_size = batch_size
+        self.between = between
         self._batches = None
 
     def on_epoch_end(self, epoch, logs=None):
         if self._batches is None:
             self._batches = evaluation_batches(self.model, self.info, self.split, self.batch_size)
         with averaged_weights(self.model):
-            metrics = evaluate_batches(self.model, self._batches)
+            metrics = evaluate_batches(self.model, self._batches, between=self.between)
         if logs is not None:
             logs["val_loss"], logs["val_accuracy"] = metrics["loss"], metrics["accuracy"]
 

@@ -87,7 +87,8 @@ def fit(
         StopAfter(total_steps, start_step),
     ]
     if validation_split is not None:
-        callbacks.append(Validation(info, validation_split, recipe.batch_size))
+        between = None if resume is None else resume.check_signals
+        callbacks.append(Validation(info, validation_split, recipe.batch_size, between))
     bar = Progress(total_steps, title, start_step, waiting)
     callbacks += [bar] * progress + [resume] * (resume is not None)
     num_reports = -(-total_steps // recipe.report_steps)

@@ -1,10 +1,10 @@
 """Exact resumption: a training that was stopped anywhere goes on as if nothing had happened."""
 
 import contextlib
-import errno
+import dataclasses
 import json
 import math
-import os
+import signal
 import time
 
 import keras
@@ -13,8 +13,11 @@ from absl import logging
 
 from keras_vit.checkpoints.errors import CheckpointError
 from keras_vit.training import folder as folders
+from keras_vit.training.adaptation import adapted, capture_all
+from keras_vit.training.choice import choose_state
 from keras_vit.training.signals import SignalWatch
-from keras_vit.training.states import State, StateFolder, capture, restore
+from keras_vit.training.states import State, StateFolder, restore
+from keras_vit.training.workers import Workers
 from keras_vit.version import __version__
 
 # A training whose states cannot be written so many times in a row ends.
@@ -55,9 +58,12 @@ class ExactResume(keras.callbacks.Callback):
     written.  One that cannot be written, on a full disk, is an error in the log and, the third time
     in a row, of the training; those before are still there.
 
+    Of several workers the chief writes, and chooses the state that all of them read; a signal to
+    any of them ends all after the same step.
+
     Args:
         folder: where the states are, two files or more; it is made if needed.  One training at a
-            time can use it.
+            time can use it.  Several workers share it.
         save_steps: number of steps between two states; None saves at the ends of epochs only.
         keep: number of states that are kept, at least 2.
         config: what the training is, a dict that JSON can hold; a state of another one is refused.
@@ -65,6 +71,8 @@ class ExactResume(keras.callbacks.Callback):
         total_steps: where the training ends in the middle of an epoch, at which step.
         callbacks: Keras's `EarlyStopping`, `ModelCheckpoint` and `ReduceLROnPlateau`, whose best
             value and patience are saved and given back.
+        workers: those that train together, `keras_vit.training.strategy.place(...).workers`; None
+            for one process.
 
     Attributes:
         step: number of steps that were trained.
@@ -76,9 +84,12 @@ class ExactResume(keras.callbacks.Callback):
         FileExistsError: if the folder has the state of a training with another `config`.
         BlockingIOError: if another process uses the folder.
         PermissionError: if the folder cannot be written.
-        CheckpointError: if there are states and none can be read.
-        ValueError: for numbers out of range; in `fit`, for another `initial_epoch` than `epoch`, a
-            state of another model, or data that end before their epoch.
+        CheckpointError: if there are states and none can be read, or a worker does not see what the
+            chief sees.
+        TrainingError: if any of these happens to another worker.
+        ValueError: for numbers out of range, or a `config` other than the chief's; in `fit`, for
+            another `initial_epoch` than `epoch`, a state of another model, or data that end
+            before their epoch.
     """
 
     def __init__(
@@ -91,6 +102,7 @@ class ExactResume(keras.callbacks.Callback):
         overwrite=False,
         total_steps=None,
         callbacks=(),
+        workers=None,
     ):
         super().__init__()
         for name, value in (("save_steps", save_steps), ("total_steps", total_steps)):
@@ -105,13 +117,9 @@ class ExactResume(keras.callbacks.Callback):
         self.total_steps = total_steps
         self._config = json.loads(json.dumps(config))
         self._callbacks = list(callbacks)
+        self._workers = workers or Workers()
         self._states = StateFolder(folder, keep)
-        self._states.folder.mkdir(parents=True, exist_ok=True)
-        if not os.access(folder, os.W_OK | os.X_OK):
-            raise PermissionError(errno.EACCES, "states cannot be written there", str(folder))
-        folders.hold(self._states.folder)
-        self._states.remove_unfinished()
-        self._loaded = self._compatible(self._states.newest(), overwrite)
+        self._loaded = choose_state(self._states, self._config, self._workers, overwrite)
         facts = {"epoch": 0, "history": [], "seconds": 0.0}
         if self._loaded is not None:
             facts = self._loaded.facts
@@ -127,6 +135,7 @@ class ExactResume(keras.callbacks.Callback):
         self._failed_writes = 0
         self._is_due = False
         self._signals = None
+        self._stop = None  # the signal that ends all workers
         self._before_last = None
         # What may be interrupted at once: nothing has changed yet, or `_before_last` is there.
         self._can_leave = False
@@ -151,31 +160,26 @@ class ExactResume(keras.callbacks.Callback):
         strategy = getattr(model, "_distribute_strategy", None)
         with contextlib.nullcontext() if strategy is None else strategy.scope():
             model._symbolic_build(data_batch=batch)
-        restore(model, self._loaded.arrays)
+        with self._workers.together():
+            arrays = adapted(self._loaded.arrays, model, self._workers)
+            restore(model, arrays)
+        self._loaded = dataclasses.replace(self._loaded, arrays=arrays)
         self._is_restored = True
+
+    def check_signals(self):
+        """Lets several workers follow a signal to one of them, as after a step.
+
+        For callbacks that take long between two steps, `Validation` for example; all workers must
+        call it.  One process follows a signal at once.
+        """
+        if self._workers.number > 1 and self._signals is not None and self._is_stopping():
+            self._leave_if_possible()
 
     @property
     def seconds(self):
         if self._start is None:
             return self._seconds_before
         return self._seconds_before + time.perf_counter() - self._start
-
-    def _compatible(self, state, overwrite):
-        if state is None:
-            return None
-        different = _differences(state.facts["config"], self._config)
-        if not different:
-            return state
-        if not overwrite:
-            raise FileExistsError(
-                f"{self._states.folder} holds the state of another training, at step "
-                f"{state.step}: {'; '.join(different[:5])}. Give the same values to go on, or "
-                "choose another folder, or pass `overwrite=True` to begin anew (on the command "
-                "line --overwrite)"
-            )
-        for path in self._states.paths().values():
-            path.unlink()
-        return None
 
     def on_train_begin(self, logs=None):
         self._start = time.perf_counter()
@@ -193,7 +197,9 @@ class ExactResume(keras.callbacks.Callback):
             self._remind_callbacks()
             logging.info("going on from step %d (%s)", self.step, self._states.folder)
         self._can_leave = True
-        self._signals = SignalWatch(self.model, self._leave_if_possible)
+        # Several workers leave where they have agreed to.
+        act_now = self._leave_if_possible if self._workers.number == 1 else lambda: None
+        self._signals = SignalWatch(self.model, act_now)
         self._signals.install()
 
     def _remind_callbacks(self):
@@ -219,20 +225,21 @@ class ExactResume(keras.callbacks.Callback):
 
     def on_train_batch_begin(self, batch, logs=None):
         is_last = self._first + batch + self.model.steps_per_execution >= self._end
-        if is_last and self._signals.is_installed and not self._can_leave:
+        is_watching = self._signals.is_installed or self._workers.number > 1
+        if is_last and is_watching and not self._can_leave:
             self._before_last = self._state(copy=True)
 
     def on_train_batch_end(self, batch, logs=None):
         self._can_leave = False
         self.step = self._first + batch + 1
         is_last = self.step >= self._end
-        if self._signals.received:
+        if self._is_stopping():
             self._save_and_leave(self._before_last if is_last else self._state())
         if is_last:
             if not self.model.stop_training and batch + 1 < self.params["steps"]:
                 self.model.stop_training = _END_OF_EPOCH
             self._can_leave = self._before_last is not None
-            if self._signals.received:
+            if self._is_stopping():
                 self._leave_if_possible()
         elif self._is_due or (
             self.save_steps is not None and self.step - self._saved_step >= self.save_steps
@@ -251,11 +258,14 @@ class ExactResume(keras.callbacks.Callback):
         self.epoch += 1
         if self.model.stop_training == _END_OF_EPOCH:
             self.model.stop_training = False
-        if self._signals.received:
+        if self._is_stopping():
             self._save_and_leave(self._state())
         self._save(self._state())
-        if self._signals.received:
+        if self._is_stopping():
             self._leave()
+
+    def on_test_batch_end(self, batch, logs=None):
+        self.check_signals()
 
     def on_train_end(self, logs=None):
         self._can_leave = False
@@ -266,7 +276,7 @@ class ExactResume(keras.callbacks.Callback):
     def _state(self, copy=False):
         if hasattr(self.model, "jax_state_sync"):
             self.model.jax_state_sync()
-        arrays = capture(self.model)
+        arrays = capture_all(self.model, self._workers)
         if copy:
             arrays = {key: array.copy() for key, array in arrays.items()}
         facts = {
@@ -284,23 +294,28 @@ class ExactResume(keras.callbacks.Callback):
         return State(step=self.step, facts=facts, arrays=arrays)
 
     def _save(self, state):
-        """Writes a state if it can be; returns whether it is there."""
-        if not state.is_finite():
-            self._is_due = True
-            logging.warning("step %d has numbers that are not finite and is not saved", state.step)
-            return False
-        self._is_due = False
+        """Writes a state if it can be; all workers come to know what became of it."""
+        outcome = self._write(state) if self._workers.is_chief else None
+        is_finite, problem = self._workers.gather(outcome)[0]
+        self._is_due = not is_finite
+        if not is_finite:
+            return
         self._saved_step = state.step
+        self._failed_writes = self._failed_writes + 1 if problem else 0
+        if self._failed_writes == MAX_FAILED_WRITES:
+            raise CheckpointError(self._states.folder, problem)
+
+    def _write(self, state):
+        """`(whether it is finite, why it could not be written or None)`."""
+        if not state.is_finite():
+            logging.warning("step %d has numbers that are not finite and is not saved", state.step)
+            return False, None
         try:
             self._states.write(state)
         except CheckpointError as error:
-            self._failed_writes += 1
             logging.error("step %d is not saved: %s", state.step, error)
-            if self._failed_writes == MAX_FAILED_WRITES:
-                raise
-            return False
-        self._failed_writes = 0
-        return True
+            return True, "; ".join(error.problems)
+        return True, None
 
     def _leave_if_possible(self):
         if self._can_leave:
@@ -314,9 +329,17 @@ class ExactResume(keras.callbacks.Callback):
             self._save(state)
         self._leave()
 
+    def _is_stopping(self):
+        """Whether any worker was sent a signal; all workers ask and hear the same."""
+        received = [number for number in self._workers.gather(self._signals.received) if number]
+        self._stop = signal.Signals(received[0]) if received else None
+        return self._stop is not None
+
     def _leave(self):
         newest = next(iter(self._states.paths()), None)
         kept = "nothing was saved yet" if newest is None else f"the state of step {newest} is saved"
+        if self._stop is not None:
+            self._signals.received = self._stop
         logging.warning(
             "stopped by %s at step %d; %s", self._signals.received.name, self.step, kept
         )
@@ -337,28 +360,3 @@ def _number(value):
     """As JSON can hold it: text where it has no number, of a step that was not finite."""
     value = float(value)
     return value if math.isfinite(value) else str(value)
-
-
-def _differences(before, now, name=""):
-    """Sentences on what two values that JSON can hold differ in."""
-    if isinstance(before, dict) and isinstance(now, dict):
-        fields = dict.fromkeys([*before, *now])
-        nested = (
-            _differences(before.get(field), now.get(field), f"{name}.{field}".lstrip("."))
-            for field in fields
-        )
-        return [sentence for sentences in nested for sentence in sentences]
-    if isinstance(before, list) and isinstance(now, list) and len(before) == len(now):
-        nested = (
-            _differences(old, new, f"{name}[{i}]")
-            for i, (old, new) in enumerate(zip(before, now, strict=True))
-        )
-        return [sentence for sentences in nested for sentence in sentences]
-    if before == now:
-        return []
-    return [f"`{name or 'config'}` was {_short(before)} and is {_short(now)}"]
-
-
-def _short(value):
-    text = f"{len(value)} values" if isinstance(value, list) else repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."

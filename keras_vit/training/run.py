@@ -1,50 +1,21 @@
 """Pre-training and fine-tuning: a recipe, a data set and a model in; the folder of a run out."""
 
-import csv
-import dataclasses
-import json
 import os
 import pathlib
-import time
-from collections.abc import Mapping
-from typing import Any
-
-import keras
-import numpy as np
 
 from keras_vit import zoo
-from keras_vit.data.waiting import WaitingShare
-from keras_vit.evaluation.classification import check_classes, evaluate
+from keras_vit.evaluation.classification import check_classes
 from keras_vit.models.classifier import ImageClassifier
 from keras_vit.models.presets import get_preset
-from keras_vit.training import folder
 from keras_vit.training.callbacks import TrainingError
-from keras_vit.training.fit import fit
+from keras_vit.training.execution import RunResult, execute
 from keras_vit.training.recipes import ARCHITECTURE_FIELDS
-from keras_vit.training.resume import ExactResume
 from keras_vit.training.strategy import place
-from keras_vit.training.task import TEST, TRAIN, VALIDATION, resolve_task
+from keras_vit.training.task import TRAIN, resolve_task
 
 __all__ = ["RunResult", "TrainingError", "finetune", "pretrain"]
 
 SKIPPED = "skipped.jsonl"
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class RunResult:
-    """What a run came to.
-
-    Args:
-        workdir: its folder.
-        metrics: what `metrics.json` holds.
-        files: path of each file, by name.
-        model: the trained model, not compiled.
-    """
-
-    workdir: pathlib.Path
-    metrics: Mapping[str, Any]
-    files: Mapping[str, pathlib.Path]
-    model: ImageClassifier = dataclasses.field(repr=False)
 
 
 def pretrain(
@@ -144,7 +115,7 @@ def pretrain(
         )
 
     options = {"checkpoint_steps": checkpoint_steps, "progress": progress}
-    return _run("pretrain", data, workdir, recipe, make_model, placement, overwrite, **options)
+    return execute("pretrain", data, workdir, recipe, make_model, placement, overwrite, **options)
 
 
 def finetune(
@@ -172,25 +143,9 @@ def finetune(
 
     Args:
         source: what `keras_vit.from_pretrained` takes, the folder of a run among them.
-        dataset: a name or a folder, as `keras_vit.data.pipeline.resolve` takes it, or a
-            `DatasetInfo`; None takes the recipe's.
-        workdir: folder of the run.
-        recipe: a name of `keras_vit.list_recipes()`, or a `Recipe`.
         image_size: (height, width) in pixels, or one integer; None takes the recipe's.
-        data_dir: where TFDS keeps its data sets.
-        train_split: the split to train on; `"trainval"`, of the data sets that have it, is the
-            training and the validation split together, of which none is left for the reports.
-        shots: trains on so many images of each class, chosen by the recipe's seed; None takes all.
-        download: whether a TFDS data set that is not there may be downloaded.
-        max_bad_fraction: the largest share of a split's images that may be bad; they are found by
-            decoding all before the training, listed in `skipped.jsonl` and left out.  None checks
-            nothing before: the first bad image stops the run.
-        overwrite: whether a finished run in `workdir` may be replaced, or one that was stopped and
-            differs in anything.
-        checkpoint_steps: steps between two states that the run can go on from; there is one at each
-            report anyway.
-        progress: whether to show the progress, on stderr.
-        strategy: on which devices, as `keras_vit.training.strategy.place` takes it.
+        dataset, workdir, recipe, data_dir, train_split, shots, download, max_bad_fraction,
+            overwrite, checkpoint_steps, progress, strategy: as in `pretrain`.
         **overrides: fields of the recipe to change.
 
     Returns:
@@ -198,14 +153,8 @@ def finetune(
 
     Raises:
         CheckpointError: if `source` cannot be read.
-        ValueError: for an unknown data set, recipe or field, a value out of range, or an empty data
-            set.
-        BadDataError: for more bad images than `max_bad_fraction` allows.
-        FileExistsError: if `workdir` holds a finished run, or one that was stopped and differs, and
-            `overwrite` is False.
-        BlockingIOError: if another process is training in `workdir`.
-        TrainingError: if the loss, the gradient or a weight is not finite; nothing is written.
-        OSError: if `workdir` cannot be written.
+        ValueError, BadDataError, FileExistsError, BlockingIOError, TrainingError, OSError: as
+            `pretrain`.
     """
     placement = place(strategy)
     if image_size is not None:
@@ -239,7 +188,7 @@ def finetune(
             **recipe.rates(),
         )
 
-    return _run(
+    return execute(
         "finetune",
         data,
         workdir,
@@ -262,15 +211,6 @@ def _architecture(recipe):
     return fields
 
 
-def _preprocessing(recipe, preprocessing):
-    """What the model's pixels are, with the recipe's rule for evaluation if it has one."""
-    if recipe.resize is None and recipe.resize_to is None:
-        return preprocessing
-    return dataclasses.replace(
-        preprocessing, resize=recipe.resize or preprocessing.resize, resize_to=recipe.resize_to
-    )
-
-
 def _checked_model(model, info, recipe):
     if not isinstance(model, ImageClassifier):
         raise TypeError(f"`model` must be a model of keras_vit. Received: {type(model).__name__}")
@@ -281,118 +221,3 @@ def _checked_model(model, info, recipe):
             f"Received: one for {model.config.image_size}"
         )
     return model
-
-
-def _run(
-    kind,
-    data,
-    workdir,
-    recipe,
-    make_model,
-    placement,
-    overwrite,
-    *,
-    checkpoint_steps,
-    progress,
-    **origin,
-):
-    """Everything that pre-training and fine-tuning share."""
-    info = data.info
-    num_examples = data.num_examples()
-    total_steps = recipe.num_steps(num_examples)
-    with placement.new_run(workdir, overwrite) as temporary, placement.scope():
-        keras.utils.set_random_seed(recipe.seed)
-        model = make_model()
-        model.preprocessing = _preprocessing(recipe, model.preprocessing)
-        facts = {
-            "run": kind,
-            "dataset": info.name,
-            "train_split": data.train,
-            "shots": data.shots,
-            **origin,
-        }
-        config = {
-            **facts,
-            "num_train_examples": num_examples,
-            "recipe": dataclasses.asdict(recipe),
-            # Keras counts the models of a process in their names.
-            "model": {**model.get_config(), "name": None},
-            "backend": keras.backend.backend(),
-        }
-        # Several workers would have to agree on the state that they go on from.
-        resume = placement.num_workers == 1 and ExactResume(
-            pathlib.Path(workdir, folder.STATE),
-            save_steps=checkpoint_steps,
-            total_steps=total_steps,
-            config=config,
-            overwrite=overwrite,
-        )
-        # Where there are replicas, it is the strategy's own prefetching that waits.
-        waiting = WaitingShare() if placement.num_replicas == 1 else None
-        start = time.perf_counter()
-        rows = fit(
-            model,
-            info,
-            recipe,
-            total_steps,
-            train_split=data.train,
-            validation_split=data.validation,
-            shots=data.shots,
-            title=kind,
-            progress=progress,
-            resume=resume or None,
-            num_replicas=placement.num_replicas,
-            waiting=waiting,
-        )
-        seconds = resume.seconds if resume else time.perf_counter() - start
-        _check_finite(model)
-        evaluations = {}
-        if data.validation is not None:
-            # The last report is of the weights that are written.
-            last = {name: rows[-1][f"val_{name}"] for name in ("accuracy", "loss")}
-            evaluations[VALIDATION] = {**last, "count": info.num_examples(data.validation)}
-        if data.test is not None:
-            evaluations[TEST] = evaluate(model, info, data.test, recipe.batch_size)
-        metrics = {
-            **facts,
-            # No number where each step of the last report was refused.
-            TRAIN: {n: v if np.isfinite(v := rows[-1][n]) else None for n in ("loss", "accuracy")},
-            **evaluations,
-            "num_train_examples": num_examples,
-            "num_skipped": data.num_skipped,
-            "num_parameters": model.count_params(),
-            "steps": total_steps,
-            "seconds": round(seconds, 3),
-            "images_per_second": round(total_steps * recipe.batch_size / seconds, 1),
-            "waiting_share": waiting and round(waiting.share, 4),
-            "backend": keras.backend.backend(),
-            "strategy": placement.name,
-            "num_replicas": placement.num_replicas,
-            "recipe": dataclasses.asdict(recipe),
-        }
-        _write(temporary, model, metrics, rows, recipe)
-    workdir = pathlib.Path(workdir)
-    files = {name: workdir / name for name in folder.FILES}
-    return RunResult(workdir=workdir, metrics=metrics, files=files, model=model)
-
-
-def _check_finite(model):
-    bad = [v.path for v in model.weights if not np.all(np.isfinite(keras.ops.convert_to_numpy(v)))]
-    if bad:
-        raise TrainingError(
-            f"the training ended with weights that are not finite, {bad[0]} among {len(bad)}; "
-            "nothing was written. Lower `learning_rate`"
-        )
-
-
-def _write(temporary, model, metrics, rows, recipe):
-    temporary.mkdir(parents=True, exist_ok=True)  # somebody may have deleted it meanwhile
-    recipe_json = json.dumps(dataclasses.asdict(recipe), indent=2)
-    (temporary / "recipe.json").write_text(recipe_json + "\n")
-    (temporary / "metrics.json").write_text(json.dumps(metrics, indent=2, allow_nan=False) + "\n")
-    with open(temporary / "history.csv", "w", newline="") as file:
-        writer = csv.DictWriter(file, fieldnames=list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
-    zoo.save_pretrained(model, temporary / "checkpoint.npz")
-    model.save(temporary / "model.keras")

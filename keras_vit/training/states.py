@@ -7,6 +7,7 @@ whether what is read is what was written.
 """
 
 import dataclasses
+import hashlib
 import io
 import json
 import math
@@ -25,6 +26,7 @@ from keras_vit.checkpoints.errors import CheckpointError
 from keras_vit.training.folder import sync
 
 FACTS = "state"
+GROUPS = ("model", "optimizer", "metrics")
 _NAME = re.compile(r"step_(\d{8,})\.npz")
 
 
@@ -49,6 +51,14 @@ class State:
     def num_bytes(self):
         """Of the arrays."""
         return sum(array.nbytes for array in self.arrays.values())
+
+    def digest(self):
+        """SHA-256 of all of it, in hexadecimal digits."""
+        content = hashlib.sha256(json.dumps([self.step, self.facts]).encode())
+        for key, array in sorted(self.arrays.items()):
+            content.update(f"{key} {array.shape} {array.dtype.itemsize}".encode())
+            content.update(array.tobytes())
+        return content.hexdigest()
 
 
 def _is_finite(array):
@@ -183,17 +193,24 @@ def _read(archive, name):
     return np.frombuffer(content, dtype, offset=file.tell()).reshape(shape)
 
 
-def capture(model):
+def capture(model, groups=GROUPS):
     """Every variable's value, by group and place.
 
     The model's (the states of its random generators among them), the optimizer's and the metrics'.
     """
     return {
-        key: keras.ops.convert_to_numpy(part) for key, _, part in _parts(model) if part is not None
+        key: keras.ops.convert_to_numpy(part)
+        for key, _, part in _parts(model)
+        if part is not None and key.split("/")[0] in groups
     }
 
 
-def restore(model, arrays, groups=("model", "optimizer", "metrics")):
+def dtypes(model):
+    """Every variable's dtype, by group and place."""
+    return {key: variable.dtype for key, variable, _ in _parts(model)}
+
+
+def restore(model, arrays, groups=GROUPS):
     """Assigns what `capture` returned, all of it or, on an error, nothing.
 
     Args:

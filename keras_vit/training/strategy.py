@@ -12,11 +12,13 @@ import functools
 import json
 import os
 import pathlib
-import tempfile
 from collections.abc import Callable
 from typing import Any
 
+from absl import logging
+
 from keras_vit.training import folder
+from keras_vit.training.workers import Workers, exchange_over
 
 TENSORFLOW, JAX = "tensorflow", "jax"
 # name -> the backends that have it
@@ -49,15 +51,13 @@ class Placement:
     Args:
         name: one of `STRATEGIES`, never `"auto"`, or `"single"`.
         num_replicas: how many parts a batch is cut into; a batch size must be a multiple of it.
-        worker: index of this process; the process 0 is the chief, which writes.
-        num_workers: how many processes train together.
+        workers: the processes that train together.
         make_scope: makes the context in which a model is made, trained and evaluated.
     """
 
     name: str = "single"
     num_replicas: int = 1
-    worker: int = 0
-    num_workers: int = 1
+    workers: Workers = Workers()
     make_scope: Callable[[], Any] = dataclasses.field(
         default=contextlib.nullcontext, repr=False, compare=False
     )
@@ -70,7 +70,7 @@ class Placement:
             TrainingError: if another worker is gone.
         """
         with self.make_scope():
-            if self.num_workers == 1:
+            if self.workers.number == 1:
                 yield
                 return
             import tensorflow as tf
@@ -85,20 +85,32 @@ class Placement:
                 if reason is None and not isinstance(error, gone):
                     raise
                 raise TrainingError(
-                    f"worker {self.worker} of {self.num_workers} lost another worker and ends too; "
-                    "start all of them again. TensorFlow says: "
-                    f"{reason or type(error).__name__}"
+                    f"worker {self.workers.index} of {self.workers.number} lost another worker and "
+                    "ends too; start all of them again, and they go on from the last state. "
+                    f"TensorFlow says: {reason or type(error).__name__}"
                 ) from error
 
     @contextlib.contextmanager
     def new_run(self, workdir, overwrite=False):
-        """`folder.new_run` for the chief; the other workers write to a folder that is removed."""
-        if self.worker == 0:
-            with folder.new_run(workdir, overwrite) as temporary:
-                yield temporary
-        else:
-            with tempfile.TemporaryDirectory() as temporary:
-                yield pathlib.Path(temporary)
+        """`folder.new_run` in the chief, the only one that writes; None in the other workers.
+
+        Raises:
+            TrainingError: in these, if the chief cannot begin.
+        """
+        with contextlib.ExitStack() as stack:
+            temporary = None
+            with self.workers.together():
+                if self.workers.is_chief:
+                    temporary = stack.enter_context(folder.new_run(workdir, overwrite))
+            name = self.workers.gather(temporary and temporary.name)[0]
+            if not (pathlib.Path(workdir) / name).exists():
+                logging.warning(
+                    "worker %d does not see the chief's folder %s: the run cannot be resumed "
+                    "unless all workers share it, under the same path",
+                    self.workers.index,
+                    workdir,
+                )
+            yield temporary
 
 
 def place(strategy=None, *, tpu=None, model_shards=2):
@@ -214,6 +226,8 @@ def _multiworker(**_):
             "the strategy 'multiworker' needs TF_CONFIG, with the addresses of all workers and the "
             "index of this one. Received: none; set it, or see tools/launch_local.py"
         )
+    addresses = [address for task in ("chief", "worker") for address in _cluster().get(task, ())]
+    logging.info("waiting for all of the %d workers: %s", len(addresses), ", ".join(addresses))
     try:
         return _of_object(tf.distribute.MultiWorkerMirroredStrategy())
     except RuntimeError as error:
@@ -313,18 +327,18 @@ def _of_tf_strategy(strategy):
         "tpu": tf.distribute.TPUStrategy,
     }
     name = next((name for name, kind in kinds.items() if isinstance(strategy, kind)), None)
-    worker, num_workers = 0, 1
+    workers = Workers()
     if name == "multiworker":
-        num_workers = strategy.num_replicas_in_sync // len(strategy.extended.worker_devices)
+        number = strategy.num_replicas_in_sync // len(strategy.extended.worker_devices)
         # The chief is the task "chief" if there is one, else the worker 0.
         chiefs = len(_cluster().get("chief", ()))
         resolver = strategy.cluster_resolver
-        worker = 0 if resolver.task_type == "chief" else (resolver.task_id or 0) + chiefs
+        index = 0 if resolver.task_type == "chief" else (resolver.task_id or 0) + chiefs
+        workers = Workers(index=index, number=number, exchange=exchange_over(strategy, index))
     return Placement(
         name=name or type(strategy).__name__,
         num_replicas=strategy.num_replicas_in_sync,
-        worker=worker,
-        num_workers=num_workers,
+        workers=workers,
         make_scope=strategy.scope,
     )
 

@@ -82,10 +82,10 @@ def sweep(
             workers; else as `finetune`.
     """
     placement = place(strategy)
-    if placement.num_workers > 1:
+    if placement.workers.number > 1:
         raise ValueError(
             "a sweep must run in one process, which knows what is finished. Received: "
-            f"{placement.num_workers} workers; train with each rate by itself"
+            f"{placement.workers.number} workers; train with each rate by itself"
         )
     if recipe in RULES:
         raise ValueError(f"a sweep needs a recipe with `learning_rates`. Received: {recipe}")

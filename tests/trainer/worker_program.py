@@ -9,6 +9,7 @@ import pathlib
 import sys
 
 import numpy as np
+import pytest
 
 from keras_vit.training.strategy import place
 
@@ -28,10 +29,32 @@ def write(path, outcome):
     np.savez(path, **arrays)
 
 
+def check_exchange(workers):
+    """What is said between the threads of `tests/training/in_threads.py`, over the network."""
+    values = [{"worker": worker, "text": "é" * 1000 * worker} for worker in range(workers.number)]
+    assert workers.gather(values[workers.index]) == values
+    (first, second) = workers.gather_arrays({"count": np.float32([workers.index, np.nan])})
+    np.testing.assert_array_equal(first["count"], np.float32([0, np.nan]))
+    np.testing.assert_array_equal(second["count"], np.float32([1, np.nan]))
+
+
+def check_refusal_of_bfloat16():
+    with (
+        placement.scope(),
+        pytest.raises(ValueError, match="send bfloat16 .* Received: dtype='bfloat16'; 'mixed_bfl"),
+    ):
+        replica_cases.make_model(dtype="bfloat16")
+
+
 def main(folder, *names):
+    check_exchange(placement.workers)
+    check_refusal_of_bfloat16()
     for name in names:
         with placement.scope():
-            write(pathlib.Path(folder, f"{name}-{placement.worker}.npz"), replica_cases.run(name))
+            write(
+                pathlib.Path(folder, f"{name}-{placement.workers.index}.npz"),
+                replica_cases.run(name),
+            )
 
 
 if __name__ == "__main__":

@@ -65,7 +65,7 @@ def test_finetuning_on_two_workers_repeats_the_official_one(tmp_path):
         "from tests.training import test_official_finetuning as official\n"
         "with placement.scope():\n"
         "    for name in official.TOLERANCES:\n"
-        "        folder = pathlib.Path(sys.argv[1], f'{name}-{placement.worker}')\n"
+        "        folder = pathlib.Path(sys.argv[1], f'{name}-{placement.workers.index}')\n"
         "        folder.mkdir()\n"
         "        official.check_finetuning(name, folder)\n"
     )

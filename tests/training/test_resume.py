@@ -15,6 +15,7 @@ from keras_vit.training import folder as folders
 from keras_vit.training.callbacks import StopAfter
 from keras_vit.training.resume import ExactResume
 from keras_vit.training.states import StateFolder, capture
+from tests.training.in_threads import run_workers
 
 STEPS, EPOCHS = 4, 3
 
@@ -65,16 +66,17 @@ def batches(start_step):
     return tf.data.Dataset.range(start_step, 2**40).map(batch)
 
 
-def train(folder, others=(), total_steps=None, **arguments):
+def train(folder, others=(), total_steps=None, model=None, **arguments):
     """`(model, resume)` after a training in a new process, as far as the two can tell."""
-    for held in list(folders._held):
-        folders.release(held)
-    model = make_model()
+    if model is None:
+        release_all()
+        model = make_model()
     resume = ExactResume(folder, total_steps=total_steps, **arguments)
     others = list(others)
     if total_steps is not None:
         others.append(StopAfter(total_steps, resume.step))
     resume.restore(model, batches(resume.step))
+    model.resume = resume
     model.fit(
         batches(resume.step),
         epochs=EPOCHS,
@@ -85,6 +87,24 @@ def train(folder, others=(), total_steps=None, **arguments):
         verbose=0,
     )
     return model, resume
+
+
+def release_all():
+    for held in list(folders._held):
+        folders.release(held)
+
+
+def train_together(folder, others=((), ()), **arguments):
+    """What `train` returns or raises in each of two workers, which have the same batches."""
+    release_all()
+    models = [make_model(), make_model()]
+
+    def work(workers):
+        others_of_worker = others[workers.index]
+        model = models[workers.index]
+        return train(folder, others_of_worker, model=model, workers=workers, **arguments)
+
+    return run_workers(work)
 
 
 def assert_same(received, expected):
@@ -340,3 +360,57 @@ def test_another_process_is_kept_out(tmp_path):
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
     assert ExactResume(tmp_path).step == 0
+
+
+def test_workers_that_train_together_end_with_the_same_bits(uninterrupted, tmp_path):
+    for result in train_together(tmp_path, save_steps=3):
+        assert_same(result, uninterrupted)
+    assert list(StateFolder(tmp_path).paths()) == [STEPS * EPOCHS, 11]
+
+
+@pytest.mark.parametrize(
+    ("moment", "count", "step"),
+    [
+        ("on_train_batch_begin", 1, 1),
+        ("on_train_batch_end", 6, 6),
+        ("on_train_batch_end", 8, 7),
+        ("on_test_batch_end", 3, 7),
+        ("on_epoch_end", 2, 8),
+    ],
+)
+@pytest.mark.parametrize("signalled", [0, 1])
+def test_a_signal_to_one_worker_stops_all_after_the_same_step(
+    signalled, moment, count, step, uninterrupted, tmp_path
+):
+    at = At(moment, count, lambda: None)
+    at.action = lambda: setattr(at.model.resume._signals, "received", signal.SIGTERM)
+    others = [(), ()]
+    others[signalled] = (at,)
+    outcomes = train_together(tmp_path, others, save_steps=100)
+    assert [getattr(outcome, "code", outcome) for outcome in outcomes] == [143, 143]
+    assert next(iter(StateFolder(tmp_path).paths())) == step
+    for result in train_together(tmp_path):
+        assert_same(result, uninterrupted)
+
+
+def test_a_state_that_the_chief_cannot_write_ends_all_workers(tmp_path):
+    folder = tmp_path / "state"
+
+    def replace_by_a_file():
+        for path in folder.iterdir():
+            path.unlink()
+        folder.rmdir()
+        folder.write_text("")
+
+    others = ([At("on_train_batch_end", 3, replace_by_a_file)], ())
+    chief, other = train_together(folder, others, save_steps=1)
+    for error in (chief, other):
+        assert isinstance(error, CheckpointError)
+        assert "MB are needed" in str(error)
+
+
+def test_a_state_of_two_workers_goes_on_in_one_process(uninterrupted, tmp_path):
+    stop_both = [[At("on_train_batch_end", 6, stop)] for _ in range(2)]
+    outcomes = train_together(tmp_path, stop_both, save_steps=1)
+    assert [type(outcome) for outcome in outcomes] == [Stop, Stop]
+    assert_same(train(tmp_path), uninterrupted)

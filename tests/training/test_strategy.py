@@ -8,6 +8,8 @@ from keras_vit.training.callbacks import TrainingError
 from keras_vit.training.run import pretrain
 from keras_vit.training.strategy import STRATEGIES, Placement, place
 from keras_vit.training.sweep import sweep
+from keras_vit.training.workers import Workers
+from tests.training.in_threads import run_workers
 
 backend = keras.backend.backend()
 
@@ -40,7 +42,8 @@ def test_no_strategy_is_one_device():
 @pytest.mark.tensorflow_only
 def test_mirrored_takes_the_devices_of_this_machine():
     placement = place("mirrored")
-    assert (placement.name, placement.num_replicas, placement.num_workers) == ("mirrored", 2, 1)
+    assert (placement.name, placement.num_replicas) == ("mirrored", 2)
+    assert placement.workers == Workers()
     with placement.scope():
         import tensorflow as tf
 
@@ -76,7 +79,7 @@ def test_auto_takes_the_workers_of_tf_config(monkeypatch):
 def test_lost_worker_is_a_training_error_and_other_errors_pass():
     import tensorflow as tf
 
-    placement = Placement(name="multiworker", worker=1, num_workers=2)
+    placement = Placement(name="multiworker", workers=Workers(index=1, number=2))
     message = "Graph execution error:\n\nCollective ops is aborted by: Connection reset by peer\n"
     lost = [
         tf.errors.InternalError(None, None, message),
@@ -90,19 +93,39 @@ def test_lost_worker_is_a_training_error_and_other_errors_pass():
 
 
 def test_only_the_chief_writes(tmp_path):
-    for worker in (0, 1):
-        workdir = tmp_path / str(worker)
-        placement = Placement(worker=worker, num_workers=2)
-        with placement.new_run(workdir) as temporary:
-            for name in strategy.folder.FILES:
-                (temporary / name).write_text("x")
-        assert workdir.exists() == (worker == 0)
-        assert not temporary.exists()
+    def work(workers):
+        with Placement(workers=workers).new_run(tmp_path / "run") as temporary:
+            if temporary is not None:
+                for name in strategy.folder.FILES:
+                    (temporary / name).write_text(str(workers.index))
+        return temporary
+
+    chief, other = run_workers(work)
+    assert not chief.exists()
+    assert other is None
+    assert {(tmp_path / "run" / name).read_text() for name in strategy.folder.FILES} == {"0"}
+    chief, other = run_workers(work)
+    assert isinstance(chief, FileExistsError)
+    assert isinstance(other, TrainingError)
+    assert "worker 0 of 2 cannot go on" in str(other)
+    assert "holds a finished run" in str(other)
+
+
+def test_worker_that_does_not_see_the_chiefs_folder_is_warned(tmp_path, caplog):
+    def work(workers):
+        with Placement(workers=workers).new_run(tmp_path / str(workers.index)):
+            raise KeyError
+
+    with caplog.at_level("WARNING", logger="absl"):
+        run_workers(work)
+    (record,) = caplog.records
+    assert "worker 1 does not see the chief's folder" in record.getMessage()
 
 
 def test_sweep_of_several_workers_is_refused(tmp_path):
+    placement = Placement(workers=Workers(number=2))
     with pytest.raises(ValueError, match="must run in one process.* Received: 2 workers"):
-        sweep("file", None, tmp_path, recipe="digits_finetune", strategy=Placement(num_workers=2))
+        sweep("file", None, tmp_path, recipe="digits_finetune", strategy=placement)
 
 
 @pytest.mark.tensorflow_only

@@ -1,0 +1,113 @@
+"""Several processes that train together, and how one's word reaches all of them.
+
+What they say to each other goes the way of the gradients, so that there is nothing else to be set
+up, and a worker that is lost is noticed here as it is there.
+
+Imports nothing heavy (see `keras_vit.training.strategy`).
+"""
+
+import contextlib
+import dataclasses
+import io
+import json
+from collections.abc import Callable
+
+_WORD = 8  # bytes
+
+
+def _alone(content):
+    return [content]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Workers:
+    """The processes that train together, as one of them sees them.
+
+    All of them must call the methods, in the same order.
+
+    Args:
+        index: of this process; the process 0 is the chief, which writes.
+        number: of all.
+        exchange: gives every worker the bytes of all, in the order of their indices.
+    """
+
+    index: int = 0
+    number: int = 1
+    exchange: Callable[[bytes], list[bytes]] = dataclasses.field(
+        default=_alone, repr=False, compare=False
+    )
+
+    @property
+    def is_chief(self):
+        return self.index == 0
+
+    def gather(self, value):
+        """Every worker's value, which JSON must know; a list."""
+        if self.number == 1:
+            return [value]
+        return [json.loads(content) for content in self.exchange(json.dumps(value).encode())]
+
+    def gather_arrays(self, arrays):
+        """Every worker's arrays, a list of dicts."""
+        if self.number == 1:
+            return [arrays]
+        import numpy as np
+
+        file = io.BytesIO()
+        np.savez(file, **arrays)
+        gathered = []
+        for content in self.exchange(file.getvalue()):
+            with np.load(io.BytesIO(content)) as archive:
+                gathered.append({name: archive[name] for name in archive.files})
+        return gathered
+
+    @contextlib.contextmanager
+    def together(self):
+        """A block that fails in all workers if it fails in one; nothing in it may wait for others.
+
+        Raises:
+            TrainingError: where another worker has failed, with its reason.
+        """
+        error = None
+        try:
+            yield
+        except Exception as caught:
+            error = caught
+        reasons = self.gather(None if error is None else str(error) or type(error).__name__)
+        if error is not None:
+            raise error
+        for worker, reason in enumerate(reasons):
+            if reason is not None:
+                from keras_vit.training.callbacks import TrainingError
+
+                raise TrainingError(f"worker {worker} of {self.number} cannot go on: {reason}")
+
+
+def exchange_over(strategy, index):
+    """`Workers.exchange` for a `tf.distribute.MultiWorkerMirroredStrategy`.
+
+    Args:
+        strategy: of several workers.
+        index: of this one.
+    """
+    import numpy as np
+    import tensorflow as tf
+
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.int64)], autograph=False)
+    def gather(words):
+        return strategy.gather(strategy.run(lambda: words), axis=0)
+
+    def exchange(content):
+        padded = content + bytes(-len(content) % _WORD)
+        header = [index, len(content)]
+        words = gather(np.concatenate([header, np.frombuffer(padded, np.int64)])).numpy()
+        contents, place = {}, 0
+        # Each replica of a worker sends the same.
+        while place < len(words):
+            worker, size = (int(word) for word in words[place : place + 2])
+            end = place + 2 - (-size // _WORD)
+            contents[worker] = words[place + 2 : end].tobytes()[:size]
+            place = end
+        return [contents[worker] for worker in sorted(contents)]
+
+    return exchange
