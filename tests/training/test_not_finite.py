@@ -145,8 +145,7 @@ def test_history_of_a_step_that_was_refused_is_saved_and_read_back(tmp_path):
     assert again.history == resume.history
 
 
-@pytest.mark.parametrize("accumulation_steps", [1, 2])
-@pytest.mark.parametrize("make", [SGD, AdamW])
+@pytest.mark.parametrize(("make", "accumulation_steps"), [(SGD, 1), (AdamW, 2)])
 def test_overflow_in_float16_is_refused_and_halves_the_scale(make, accumulation_steps):
     model = make_model("mixed_float16")
     optimizer = make(
@@ -184,6 +183,27 @@ def test_overflow_in_float16_is_refused_and_halves_the_scale(make, accumulation_
     assert logs["loss_scale"] == 4.0
     assert np.isfinite(logs["gradient_norm"])
     assert changed > counted | {rising}
+
+
+@pytest.mark.tensorflow_only
+def test_overflow_in_float16_is_refused_on_all_replicas():
+    from keras_vit.training.strategy import mirrored_strategy
+
+    with mirrored_strategy().scope():
+        model = make_model("mixed_float16")
+        optimizer = SGD(0.01, use_ema=True, ema_momentum=0.9, dynamic_loss_scale=True)
+        optimizer.build(model.trainable_variables)
+    model.compile(optimizer, SoftmaxCrossentropy())
+    trained = [*model.trainable_variables, *optimizer._model_variables_moving_average]
+    for scale, expected, is_finite in ((2.0**8, 2.0**8, True), (2.0**40, 2.0**24, False)):
+        optimizer.loss_scale.assign(scale)
+        before = values(trained)
+        logs = model.train_on_batch(*examples(1), return_dict=True)
+        changed = [(value != before[path]).any() for path, value in values(trained).items()]
+        assert any(changed) == np.isfinite(logs["gradient_norm"]) == is_finite
+        for variable in (optimizer.loss_scale, optimizer.steps_since_overflow):
+            parts = [part.numpy() for part in variable.value.values]
+            assert parts == [{"loss_scale": expected}.get(variable.name, float(is_finite))] * 2
 
 
 def test_gradient_in_float16_does_not_depend_on_the_scale():
