@@ -142,6 +142,7 @@ def place(strategy=None, *, tpu=None, model_shards=2):
     """
     if isinstance(strategy, Placement):
         return strategy
+    _check_processes()
     if strategy is None:
         return Placement()
     if not isinstance(strategy, str):
@@ -164,6 +165,19 @@ def place(strategy=None, *, tpu=None, model_shards=2):
     if strategy == "auto":
         strategy = _automatic(backend)
     return _MAKERS[strategy](tpu=tpu, model_shards=model_shards)
+
+
+def _check_processes():
+    """Raises ValueError for several processes on JAX; nothing here tells one from another."""
+    import keras
+
+    number = os.environ.get("KERAS_DISTRIBUTION_NUM_PROCESSES", "1")
+    if keras.backend.backend() == JAX and number != "1":
+        raise ValueError(
+            "on the JAX backend a run takes one process with all of its devices. Received: "
+            f"KERAS_DISTRIBUTION_NUM_PROCESSES={number!r}; docs/tpu.md says how `Model.fit` trains "
+            "in several"
+        )
 
 
 def _collective_failure(message):

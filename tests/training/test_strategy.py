@@ -29,6 +29,16 @@ def test_unknown_strategy_is_refused():
         place(3)
 
 
+@pytest.mark.skipif(backend != "jax", reason="Keras has these variables for JAX")
+@pytest.mark.parametrize("name", [None, "auto", "data_parallel"])
+def test_several_processes_on_jax_are_refused(name, monkeypatch):
+    monkeypatch.setenv("KERAS_DISTRIBUTION_NUM_PROCESSES", "1")
+    assert place(name)
+    monkeypatch.setenv("KERAS_DISTRIBUTION_NUM_PROCESSES", "2")
+    with pytest.raises(ValueError, match="takes one process .*NUM_PROCESSES='2'"):
+        place(name)
+
+
 def test_tpu_name_goes_with_the_tpu_only():
     with pytest.raises(ValueError, match="goes with the strategy 'tpu'. Received: 'node'"):
         place("auto", tpu="node")
