@@ -145,8 +145,13 @@ def print_result(title, result, as_json):
         print(json.dumps(result.metrics))
         return
     metrics = result.metrics
+
+    def number(split, name):
+        value = metrics[split][name]
+        return f"{name} not finite" if value is None else f"{name} {value:.4f}"
+
     rows = [
-        (split, f"accuracy {metrics[split]['accuracy']:.4f}, loss {metrics[split]['loss']:.4f}")
+        (split, f"{number(split, 'accuracy')}, {number(split, 'loss')}")
         for split in ("train", "validation", "test")
         if split in metrics
     ]

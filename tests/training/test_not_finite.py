@@ -9,6 +9,7 @@ import pytest
 import tensorflow as tf
 
 import keras_vit
+from keras_vit.cli.training_flags import print_result
 from keras_vit.data import pipeline
 from keras_vit.training.callbacks import RequireFiniteLoss, TrainingError
 from keras_vit.training.losses import SoftmaxCrossentropy
@@ -99,7 +100,7 @@ def test_bad_data_end_the_run_by_step_and_examples_and_leave_a_good_state(
     assert state.is_finite()
 
 
-def test_bad_data_at_the_end_of_reports_are_passed_over(poison, digits_dir, tmp_path):
+def test_bad_data_at_the_end_of_reports_are_passed_over(poison, digits_dir, tmp_path, capsys):
     """Also of the last one: JSON has no number for its loss, and the run has its files."""
     poison(1, 4, 5)
     result = pretrain(
@@ -107,7 +108,6 @@ def test_bad_data_at_the_end_of_reports_are_passed_over(poison, digits_dir, tmp_
         recipe=TINY,
         data_dir=digits_dir,
         progress=False,
-        train_split="train",
     )
     rows = result.files["history.csv"].read_text().splitlines()
     column = rows[0].split(",").index("gradient_norm")
@@ -117,6 +117,8 @@ def test_bad_data_at_the_end_of_reports_are_passed_over(poison, digits_dir, tmp_
         "nan",
     ]
     assert json.loads(result.files["metrics.json"].read_text())["train"]["loss"] is None
+    print_result("trained", result, as_json=False)
+    assert ", loss not finite\n" in capsys.readouterr().out
     for weight in result.model.weights:
         assert np.isfinite(keras.ops.convert_to_numpy(weight)).all()
 
