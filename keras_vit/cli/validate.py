@@ -1,8 +1,5 @@
 """`keras-vit validate`: every bad entry of a data set in one pass."""
 
-import contextlib
-import sys
-
 from absl import flags
 
 from keras_vit.cli import errors, training_flags
@@ -31,13 +28,14 @@ def run(flag_values, arguments):
             f"Received: {' '.join(arguments) or 'none'}"
         )
     from keras_vit.data import validation
+    from keras_vit.training.callbacks import image_progress
 
     info, entries = validation.check(
         arguments[0],
         flag_values.data_dir,
         download=flag_values.download,
         splits=flag_values.splits,
-        progress=_progress if sys.stderr.isatty() else None,
+        progress=image_progress,
     )
     for entry in entries:
         print(entry.as_json() if flag_values.json else entry)
@@ -45,11 +43,3 @@ def run(flag_values, arguments):
     if not flag_values.json:
         print(f"{info.name}: {checked} examples checked, {len(entries)} bad entries")
     return errors.FAILURE if entries else errors.SUCCESS
-
-
-@contextlib.contextmanager
-def _progress(total):
-    from tqdm import tqdm
-
-    with tqdm(total=total, unit="image", file=sys.stderr, leave=False) as bar:
-        yield bar.update

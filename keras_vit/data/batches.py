@@ -1,73 +1,123 @@
-"""Batches of examples that can be read by their place, whose errors name the example.
+"""Batches whose errors name the example that failed.
 
 An operation that fails in tf.data says which node of the graph it was, not which image; catching
-that for each image costs a quarter of the time that decoding takes.  So examples are read without
-names, those that fail are dropped, and each batch is compared with the places that it must have:
-the first one that is missing is read again in the way that names it, which stops the data set.
-None is left out: a gap is always an error.  It is for data sets that end: without an end, one in
-which every example fails would be read for ever.
+that for each image costs a quarter of the time that decoding takes.  So batches are read without
+names, those that fail are dropped, and each that comes must be the next one: where it is not, the
+examples of the missing one are read again in the way that names them, which stops the data set.
+None is left out: a gap is always an error.
+
+Without an end, a data set whose examples all fail would be dropped for ever.  So a batch of blanks,
+which do not fail, follows every `_BLANK_EVERY` batches, and is taken out again.
+
+Elements are tuples, or single tensors, that begin with a position, scalar int64, counted from 0 and
+negative for a blank.
 """
 
+import numpy as np
 import tensorflow as tf
 
+_BLANK_EVERY = 64
 
-def _missing(expected, places):
-    """The first of the expected places that is not where it belongs, or -1."""
-    gaps = tf.where(tf.not_equal(expected, places))
-    return tf.cond(
-        tf.size(gaps) > 0, lambda: expected[gaps[0, 0]], lambda: tf.constant(-1, tf.int64)
+
+def _stop(elements, prepare, position):
+    """Reads what failed again, now with names in the errors."""
+    named = elements.map(lambda *element: prepare(*element, is_named=True))
+    count = named.reduce(tf.constant(0, tf.int64), lambda count, _: count + 1)
+    message = tf.strings.join(
+        [
+            *("one of ", tf.strings.as_string(count), " examples from number "),
+            *(
+                tf.strings.as_string(position),
+                " failed once and not again: a fault of this machine",
+            ),
+        ]
     )
-
-
-def _stop(prepare, place):
-    """Reads what failed again, now with its name in the error."""
-    again = tf.nest.flatten(prepare(place, is_named=True))
-    with tf.control_dependencies(again):
-        number = tf.strings.as_string(place)
-        message = ["example number ", number, " failed once and not again: a fault of this machine"]
-        stopped = tf.debugging.Assert(False, [tf.strings.join(message)])
+    stopped = tf.debugging.Assert(False, [message])
     with tf.control_dependencies([stopped]):
         return tf.constant(True)
 
 
-def _compared(batches, batch_size, prepare):
-    def compare(number, batch):
-        places, *parts = batch
-        expected = number * batch_size + tf.range(batch_size, dtype=tf.int64)
-        missing = _missing(expected, places)
-        whole = tf.cond(missing < 0, lambda: True, lambda: _stop(prepare, missing))
-        with tf.control_dependencies([whole]):
-            return tuple(tf.identity(part) for part in parts)
-
-    return batches.enumerate().map(compare)
-
-
-def _read(places, prepare):
-    dataset = places.map(
-        lambda place: (place, *prepare(place, is_named=False)), num_parallel_calls=tf.data.AUTOTUNE
+def _numbered(elements_from, elements, blank, prepare, batch_size, start, num_batches=None):
+    """Batches of (positions, *prepared) but for those of blanks alone; None stands for no end."""
+    pattern = np.zeros((_BLANK_EVERY + 1) * batch_size, np.int64)
+    pattern[-batch_size:] = 1
+    elements = tf.data.Dataset.choose_from_datasets(
+        [elements, tf.data.Dataset.from_tensors(blank).repeat()],
+        tf.data.Dataset.from_tensor_slices(pattern).repeat(),
     )
-    return dataset.ignore_errors()
+    if num_batches is not None:
+        # One batch of blanks more than will be taken: where the last one is missing, it moves up.
+        num_blank = num_batches // _BLANK_EVERY + 1
+        elements = elements.take((num_batches + num_blank) * batch_size)
+
+    def read(*element):
+        return element[0], *prepare(*element, is_named=False)
+
+    # `map` and `batch` next to each other are one operation to tf.data: no example is copied twice.
+    batches = elements.map(read, num_parallel_calls=tf.data.AUTOTUNE)
+    batches = batches.batch(batch_size, drop_remainder=True).ignore_errors()
+
+    def compare(count, batch):
+        group, place = count // (_BLANK_EVERY + 1), count % (_BLANK_EVERY + 1)
+        position = group * _BLANK_EVERY + tf.minimum(place, _BLANK_EVERY - 1)
+        position = start + position * batch_size
+        expected = tf.where(place < _BLANK_EVERY, position, -1)
+        is_next = tf.cond(
+            tf.equal(batch[0][0], expected),
+            lambda: True,
+            lambda: _stop(elements_from(position).take(batch_size), prepare, position),
+        )
+        with tf.control_dependencies([is_next]):
+            return tuple(tf.identity(part) for part in batch)
+
+    batches = batches.enumerate().map(compare)
+    return batches.filter(lambda positions, *_: positions[0] >= 0)
 
 
-def finite_batches(prepare, batch_size, num_examples):
-    """Batches of `prepare(place, is_named)` for the places 0 to `num_examples` - 1, then zeros.
+def endless_batches(elements_from, blank, prepare, batch_size, start):
+    """Batches without end of `prepare(*element, is_named)`.
 
     Args:
-        prepare: a function from a scalar int64 to a tuple of tensors.  With `is_named` it must
-            raise the error that names the example, wherever it raises without.
+        elements_from: a function from a position, an integer or a scalar int64, to the
+            `tf.data.Dataset` without end of the elements from there on.
+        blank: an element with a negative position, which `prepare` must take without failing.
+        prepare: a function to a tuple of tensors.  With `is_named` it must raise the error that
+            names the example, wherever it raises without.
         batch_size: B.
-        num_examples: how many there are; zeros fill the last batch.
+        start: the position of the first example.
+
+    Returns:
+        A `tf.data.Dataset` of tuples of tensors (B, ...).
+    """
+    elements = elements_from(start)
+    batches = _numbered(elements_from, elements, blank, prepare, batch_size, start)
+    return batches.map(lambda _, *parts: parts)
+
+
+def finite_batches(elements_from, blank, prepare, batch_size, num_examples):
+    """Batches of `prepare(*element, is_named)` for each element once, the last filled with zeros.
+
+    Args:
+        elements_from, blank, prepare, batch_size: as in `endless_batches`, but that the data sets
+            end with position `num_examples` - 1.
+        num_examples: how many there are.
 
     Returns:
         A `tf.data.Dataset` of known cardinality, of tuples of tensors (B, ...).
     """
     num_batches = -(-num_examples // batch_size)
-    examples = _read(tf.data.Dataset.range(num_examples), prepare)
-    spec = examples.element_spec[1:]
-    # One batch of zeros more than is taken: where the last example is missing, it moves up.
-    zeros = tf.data.Dataset.range(num_examples, (num_batches + 1) * batch_size).map(
-        lambda place: (place, *(tf.zeros(part.shape, part.dtype) for part in spec))
-    )
-    batches = examples.concatenate(zeros).batch(batch_size, drop_remainder=True)
-    batches = _compared(batches, batch_size, prepare).take(num_batches)
+
+    def without_blanks(positions, *parts):
+        def is_real(part):
+            return tf.reshape(positions >= 0, (batch_size, *[1] * (part.shape.rank - 1)))
+
+        return tf.cond(
+            positions[-1] < 0,
+            lambda: tuple(tf.where(is_real(p), p, tf.zeros_like(p)) for p in parts),
+            lambda: tuple(tf.identity(part) for part in parts),
+        )
+
+    elements = elements_from(0).concatenate(tf.data.Dataset.from_tensors(blank).repeat())
+    batches = _numbered(elements_from, elements, blank, prepare, batch_size, 0, num_batches)
+    batches = batches.take(num_batches).map(without_blanks)
     return batches.apply(tf.data.experimental.assert_cardinality(num_batches))

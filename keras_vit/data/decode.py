@@ -34,12 +34,13 @@ _MARGIN = 2
 
 # One black pixel.  A decoder gets it in place of data that it must not see, rather than a branch
 # around the decoder: constant folding may run an operation whose result is never used.
-_BLANK_JPEG = bytes.fromhex(
+BLANK_JPEG = bytes.fromhex(
     "ffd8ffe000104a46494600010100000100010000ffdb004300080606070605080707070909080a0c140d0c0b0b0c"
     "1912130f141d1a1f1e1d1a1c1c20242e2720222c231c1c2837292c30313434341f27393d38323c2e333432ffc000"
     "0b080001000101011100ffc40014000100000000000000000000000000000008ffc4001410010000000000000000"
     "0000000000000000ffda0008010100003f003fbfffd9"
 )
+_SCAN_MARKER = b"\xff\xda"
 _HEX = [f"{byte:02x}" for byte in range(256)]
 
 
@@ -47,11 +48,11 @@ def _starts_with(encoded, prefix):
     return tf.equal(tf.strings.substr(encoded, 0, len(prefix)), prefix)
 
 
-def _num_scans(jpeg):
-    """0xFF is escaped inside scans, so that a marker that begins one is never image data."""
-    data = tf.io.decode_raw(jpeg, tf.uint8)
-    starts = tf.logical_and(data[:-1] == 0xFF, data[1:] == 0xDA)
-    return tf.reduce_sum(tf.cast(starts, tf.int32))
+def _num_scans(jpeg, max_scans):
+    """At most max_scans + 1.  0xFF is escaped in scans: no image data look like their marker."""
+    # One pass over the bytes, whose cost is a tenth of that of comparing them in a tensor.
+    parts = tf.raw_ops.StringSplitV2(input=[jpeg], sep=_SCAN_MARKER, maxsplit=max_scans + 1)
+    return tf.cast(parts.shape[1] - 1, tf.int32)
 
 
 def _png_header(encoded):
@@ -80,15 +81,36 @@ def _fits(size, max_pixels):
     )
 
 
-def _caught(decode, encoded):
-    """`decode(encoded)`, (image, size), or one black pixel and the size (-1, -1) if it raises."""
-    # A data set of one element is the one place where a graph can catch an error.  It is also what
-    # keeps the decoders' messages, which may hold raw bytes of the input, away from Python.
-    decoded = tf.data.Dataset.from_tensors(encoded).map(decode).ignore_errors()
-    refused = tf.data.Dataset.from_tensors(
-        (tf.zeros((1, 1, 3), tf.uint8), tf.constant([-1, -1], tf.int64))
-    )
-    return decoded.concatenate(refused).take(1).get_single_element()
+class _Catching:
+    """Decodes what it should not see as one black pixel, and what fails as one of size (-1, -1)."""
+
+    @staticmethod
+    def guard(is_safe, encoded):
+        return tf.where(is_safe, encoded, BLANK_JPEG)
+
+    @staticmethod
+    def run(decode, encoded):
+        # A data set of one element is the one place where a graph can catch an error.  It is also
+        # what keeps the decoders' messages, which may hold raw bytes of the input, from Python.
+        decoded = tf.data.Dataset.from_tensors(encoded).map(decode).ignore_errors()
+        refused = tf.data.Dataset.from_tensors(
+            (tf.zeros((1, 1, 3), tf.uint8), tf.constant([-1, -1], tf.int64))
+        )
+        return decoded.concatenate(refused).take(1).get_single_element()
+
+
+class _Raising:
+    """Raises where `_Catching` goes on, without a name: in less time."""
+
+    @staticmethod
+    def guard(is_safe, encoded):
+        refused = tf.raw_ops.Assert(condition=is_safe, data=["an image is not decoded"])
+        with tf.control_dependencies([refused]):
+            return tf.identity(encoded)
+
+    @staticmethod
+    def run(decode, encoded):
+        return decode(encoded)
 
 
 def _decode_whole(encoded):
@@ -113,33 +135,29 @@ def _decode_through(jpeg, window, size):
     return _cut(part, tf.stack([0, left - first, height, width]))
 
 
-def _uncaught(decode, encoded):
-    return decode(encoded)
-
-
-def _decode_jpeg(encoded, is_safe, max_pixels, find_window, catch):
+def _decode_jpeg(encoded, max_pixels, find_window, mode):
     """Returns `(image, size)`: size is (-1, -1) for what the decoder refuses."""
 
     def decode(jpeg):
         size = tf.cast(tf.io.extract_jpeg_shape(jpeg)[:2], tf.int64)
         fits = _fits(size, max_pixels)
-        jpeg = tf.where(fits, jpeg, _BLANK_JPEG)
+        jpeg = mode.guard(fits, jpeg)
         if find_window is None:
             return _decode_whole(jpeg), size
         safe_size = tf.cast(tf.where(fits, size, 1), tf.int32)
         return _decode_through(jpeg, find_window(safe_size), safe_size), size
 
-    return catch(decode, tf.where(is_safe, encoded, _BLANK_JPEG))
+    return mode.run(decode, encoded)
 
 
-def _decode_png(encoded, size, is_safe, find_window, catch):
+def _decode_png(encoded, size, find_window, mode):
     def decode(png):
         image = _decode_whole(png)
         if find_window is not None:
             image = _cut(image, find_window(tf.shape(image)[:2]))
         return image, size
 
-    return catch(decode, tf.where(is_safe, encoded, _BLANK_JPEG))
+    return mode.run(decode, encoded)
 
 
 def _explain(encoded, is_jpeg, is_png, size, num_parts, max_pixels, max_bytes, max_scans):
@@ -152,9 +170,6 @@ def _explain(encoded, is_jpeg, is_png, size, num_parts, max_pixels, max_bytes, m
     first_bytes = tf.io.decode_raw(tf.strings.substr(encoded, 0, 8), tf.uint8)
     first_bytes = tf.strings.reduce_join(tf.gather(_HEX, tf.cast(first_bytes, tf.int32)))
     no_header = "a PNG must begin with a whole header (IHDR)"
-    too_many = tf.strings.join(
-        [f"a JPEG may have at most {max_scans} scans, it has ", number(num_parts)]
-    )
     rules = [
         (num_bytes < 1, ["not a JPEG or PNG image, it is empty"]),
         (
@@ -175,7 +190,13 @@ def _explain(encoded, is_jpeg, is_png, size, num_parts, max_pixels, max_bytes, m
         ),
         (
             num_parts > tf.where(is_jpeg, max_scans, 1),
-            [tf.where(is_jpeg, too_many, "animated PNG is not decoded")],
+            [
+                tf.where(
+                    is_jpeg,
+                    f"a JPEG may have at most {max_scans} scans, it has more",
+                    "animated PNG is not decoded",
+                )
+            ],
         ),
         (tf.reduce_any(size == 0), ["its header says that it has no pixels"]),
         (
@@ -192,15 +213,15 @@ def _explain(encoded, is_jpeg, is_png, size, num_parts, max_pixels, max_bytes, m
     return problem
 
 
-def _decode(encoded, max_pixels, max_bytes, max_scans, find_window, catch):
+def _decode(encoded, max_pixels, max_bytes, max_scans, find_window, mode):
     """Returns the image, whether it is one, and what `_explain` wants to know."""
     is_jpeg, is_png = _starts_with(encoded, JPEG_MAGIC), _starts_with(encoded, PNG_MAGIC)
     is_short = tf.strings.length(encoded) <= max_bytes
 
     def jpeg():
-        num_scans = _num_scans(tf.where(is_short, encoded, _BLANK_JPEG))
+        num_scans = _num_scans(mode.guard(is_short, encoded), max_scans)
         is_safe = tf.reduce_all([is_jpeg, is_short, num_scans > 0, num_scans <= max_scans])
-        image, size = _decode_jpeg(encoded, is_safe, max_pixels, find_window, catch)
+        image, size = _decode_jpeg(mode.guard(is_safe, encoded), max_pixels, find_window, mode)
         return image, size, num_scans, is_safe
 
     def png():
@@ -208,7 +229,7 @@ def _decode(encoded, max_pixels, max_bytes, max_scans, find_window, catch):
         is_safe = tf.reduce_all(
             [is_png, is_short, tf.equal(num_images, 1), _fits(size, max_pixels)]
         )
-        image, decoded = _decode_png(encoded, size, is_safe, find_window, catch)
+        image, decoded = _decode_png(mode.guard(is_safe, encoded), size, find_window, mode)
         return image, tf.where(is_safe, decoded, size), num_images, is_safe
 
     image, size, num_parts, is_safe = tf.cond(is_jpeg, jpeg, png)
@@ -218,7 +239,7 @@ def _decode(encoded, max_pixels, max_bytes, max_scans, find_window, catch):
 
 def _try_decode(encoded, max_pixels, max_bytes, max_scans, find_window=None):
     limits = (max_pixels, max_bytes, max_scans)
-    image, is_good, facts = _decode(encoded, *limits, find_window, _caught)
+    image, is_good, facts = _decode(encoded, *limits, find_window, _Catching)
     problem = tf.cond(is_good, lambda: tf.constant(""), lambda: _explain(encoded, *facts, *limits))
     return image, tf.ensure_shape(problem, ())
 
@@ -301,6 +322,5 @@ def decode_image_unnamed(encoded, *, find_window=None):
         tf.errors.OpError: where `decode_image` raises.
     """
     limits = (MAX_PIXELS, MAX_BYTES, MAX_SCANS)
-    image, is_good, _ = _decode(encoded, *limits, find_window, _uncaught)
-    with tf.control_dependencies([tf.debugging.Assert(is_good, ["an image is not decoded"])]):
-        return tf.identity(image)
+    image, is_good, _ = _decode(encoded, *limits, find_window, _Raising)
+    return _Raising.guard(is_good, image)

@@ -16,6 +16,7 @@ from keras_vit.data.image_problems import MAX_PIXELS
 
 # What chance decides: the window, flip, shift, rotation, random crop, RandAugment.
 _NUM_SEEDS = 6
+_MAX_FLOATS = 2**18
 RESIZE_METHODS = ("bilinear", "area", "bicubic")
 
 
@@ -57,8 +58,19 @@ def resize(image, size, method="bilinear", antialias=False):
     """
     if method not in RESIZE_METHODS:
         raise ValueError(f"`method` must be one of {RESIZE_METHODS}. Received: {method!r}")
-    image = tf.image.resize(tf.cast(image, tf.float32), size, method=method, antialias=antialias)
-    return tf.clip_by_value(image, 0.0, 255.0) if method == "bicubic" else image
+    image = tf.convert_to_tensor(image)
+
+    def resized(pixels):
+        return tf.image.resize(pixels, size, method=method, antialias=antialias)
+
+    def from_float():
+        return resized(tf.cast(image, tf.float32))
+
+    if method != "bilinear" or antialias or image.dtype != tf.uint8:
+        image = from_float()
+        return tf.clip_by_value(image, 0.0, 255.0) if method == "bicubic" else image
+    # To the same numbers: the operation is faster with floats, but a large image is not worth it.
+    return tf.cond(tf.size(image) <= _MAX_FLOATS, from_float, lambda: resized(image))
 
 
 def scale_pixels(image, value_range, mean=None, std=None):
@@ -70,8 +82,9 @@ def scale_pixels(image, value_range, mean=None, std=None):
     [-1.0, 0.0, 1.0]
     """
     low, high = value_range
-    unit = (tf.cast(image, tf.float32) - 127.5) / 127.5  # [-1, 1]
-    scaled = unit * ((high - low) / 2) + (high + low) / 2
+    scaled = (tf.cast(image, tf.float32) - 127.5) / 127.5
+    if tuple(value_range) != (-1, 1):
+        scaled = scaled * ((high - low) / 2) + (high + low) / 2
     return scaled if mean is None else (scaled - mean) / std
 
 

@@ -7,7 +7,9 @@ ones, and no step is ever short of an example.
 
 import collections
 import concurrent.futures
+import contextlib
 import dataclasses
+import hashlib
 import itertools
 import json
 import os
@@ -21,6 +23,7 @@ from keras_vit.data import datasets, decode, shards
 from keras_vit.data.datasets import DatasetInfo, FolderSource
 from keras_vit.data.folders import SPLITS
 
+CHECKED = "checked.json"
 _CHUNK = 256  # examples that wait for a free thread
 
 
@@ -142,6 +145,34 @@ def _records(info, split, end):
                 end.append(f"record {record} of {path} does not have its checksum")
 
 
+def _listed(dataset, data_dir, download):
+    """`(info, entries)`: what can be listed, and what is wrong with the layout."""
+    if isinstance(dataset, DatasetInfo):
+        return dataset, []
+    entries = []
+
+    def refuse(path, message, *, is_structure=False):
+        root = os.path.realpath(os.path.expanduser(dataset))
+        split = os.path.relpath(path, root).split(os.sep)[0]
+        entry = BadEntry(
+            split=split if split in SPLITS else None,
+            path=path,
+            index=None,
+            reason=" ".join(message.split()),
+            is_structure=is_structure,
+        )
+        entries.append(entry)
+
+    return datasets.resolve(dataset, data_dir, download=download, refuse=refuse), entries
+
+
+def _decoded(info, splits, progress):
+    """The `BadEntry`s among the examples of some splits."""
+    total = sum(info.num_examples(split) for split in splits)
+    with progress(total) if progress is not None else contextlib.nullcontext() as advance:
+        return [entry for split in splits for entry in bad_examples(info, split, advance)]
+
+
 def check(dataset, data_dir=None, *, download=False, splits=None, progress=None):
     """Lists every bad entry of a data set, of a folder those of its walk as well.
 
@@ -159,33 +190,54 @@ def check(dataset, data_dir=None, *, download=False, splits=None, progress=None)
     Raises:
         ValueError, FileNotFoundError: as `resolve`, but for what is wrong within a folder.
     """
-    entries = []
+    info, entries = _listed(dataset, data_dir, download)
+    return info, entries + _decoded(info, tuple(splits or info.split_sizes), progress)
 
-    def refuse(path, message, *, is_structure=False):
-        root = os.path.realpath(os.path.expanduser(dataset))
-        split = os.path.relpath(path, root).split(os.sep)[0]
-        entry = BadEntry(
-            split=split if split in SPLITS else None,
-            path=path,
-            index=None,
-            reason=" ".join(message.split()),
-            is_structure=is_structure,
-        )
-        entries.append(entry)
 
-    info = dataset
-    if not isinstance(dataset, DatasetInfo):
-        info = datasets.resolve(dataset, data_dir, download=download, refuse=refuse)
-    splits = tuple(splits or info.split_sizes)
-    total = sum(info.num_examples(split) for split in splits)
-    if progress is None:
-        for split in splits:
-            entries += bad_examples(info, split)
-    else:
-        with progress(total) as advance:
-            for split in splits:
-                entries += bad_examples(info, split, advance)
-    return info, entries
+def _fingerprint(info, splits):
+    """Changes with any file that the splits are read from, and with the limits on images."""
+    digest = hashlib.sha256()
+    limits = (decode.MAX_PIXELS, decode.MAX_BYTES, decode.MAX_SCANS)
+    digest.update(repr((info.name, info.num_classes, limits)).encode())
+    for split in splits:
+        digest.update(repr((split, info.num_examples(split))).encode())
+        if isinstance(info.source, FolderSource):
+            paths = info.source.splits[split].paths
+        else:
+            builder = info.source.builder
+            paths = map(os.fspath, builder.info.splits[info.source.tfds_split(split)].filepaths)
+        for path in paths:
+            try:
+                status = tf.io.gfile.stat(path)
+                version = status.length, status.mtime_nsec
+            except tf.errors.OpError as error:
+                version = error.error_code
+            digest.update(repr((path, version)).encode("utf-8", "surrogateescape"))
+    return digest.hexdigest()
+
+
+def _read_report(report, fingerprint):
+    """The bad examples that an earlier pass over the same files found, or None."""
+    checked = report.with_name(CHECKED)
+    try:
+        known = json.loads(checked.read_text(encoding="utf-8"))
+        lines = report.read_bytes()
+    except (OSError, ValueError):
+        return None  # no earlier pass, or one that did not come to its end
+    expected = {"files": fingerprint, "report": hashlib.sha256(lines).hexdigest()}
+    if known != expected:
+        return None
+    entries = (BadEntry(**json.loads(line)) for line in lines.decode().splitlines())
+    return [entry for entry in entries if entry.index is not None]
+
+
+def _write_report(report, entries, fingerprint):
+    lines = "".join(f"{entry.as_json()}\n" for entry in entries).encode()
+    report.write_bytes(lines)
+    if any(entry.is_structure for entry in entries):
+        return  # to be mended: the next pass is a new one
+    known = {"files": fingerprint, "report": hashlib.sha256(lines).hexdigest()}
+    report.with_name(CHECKED).write_text(json.dumps(known) + "\n", encoding="utf-8")
 
 
 def _without(info, entries):
@@ -233,15 +285,18 @@ def resolve_without_bad(
 ):
     """As `resolve`, but leaves out what is bad, counted and listed, up to a limit.
 
-    Every image of the splits is decoded once.
+    Every image of the splits is decoded once, also over several calls with the same `report`, as
+    long as no file changes its size or time: a training that goes on need not wait again.
 
     Args:
         dataset: what `resolve` takes, or a `DatasetInfo`.
         data_dir: as in `resolve`.
         download: as in `resolve`.
-        splits: the splits that will be used; None stands for all.
+        splits: the splits that will be used, or a function from the `DatasetInfo` to them; None
+            stands for all.
         max_bad_fraction: the largest share of a split's entries that may be left out.
-        report: path of a file, `skipped.jsonl`, that gets a line for each entry that is left out.
+        report: path of a file, `skipped.jsonl`, that gets a line for each entry that is left out;
+            `checked.json` beside it says of which files.
         progress: as in `check`.
 
     Returns:
@@ -254,15 +309,23 @@ def resolve_without_bad(
     """
     if not 0 <= max_bad_fraction < 1:
         raise ValueError(f"`max_bad_fraction` must be in [0, 1). Received: {max_bad_fraction}")
-    info, entries = check(dataset, data_dir, download=download, splits=splits, progress=progress)
-    if report is not None:
-        lines = "".join(f"{entry.as_json()}\n" for entry in entries)
-        pathlib.Path(report).write_text(lines, encoding="utf-8")
+    info, listed = _listed(dataset, data_dir, download)
+    splits = tuple((splits(info) if callable(splits) else splits) or info.split_sizes)
+    if report is None:
+        entries = listed + _decoded(info, splits, progress)
+    else:
+        report = pathlib.Path(report)
+        fingerprint = _fingerprint(info, splits)
+        found = _read_report(report, fingerprint)
+        if found is None:
+            found = _decoded(info, splits, progress)
+        entries = listed + found
+        _write_report(report, entries, fingerprint)
     where = "" if report is None else f"; all are in {report}"
     for entry in entries:
         if entry.is_structure:
             raise BadDataError(f"{entry}{where}")
-    for split in splits or info.split_sizes:
+    for split in info.split_sizes:
         bad = [entry for entry in entries if entry.split == split]
         num_listed = sum(entry.index is None for entry in bad)
         if len(bad) > max_bad_fraction * (info.num_examples(split) + num_listed):

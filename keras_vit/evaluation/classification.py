@@ -60,8 +60,12 @@ def scored_classes(info, split):
     return labels[labels >= 0]
 
 
-def evaluation_batches(model, info, split, batch_size):
+def evaluation_batches(model, info, split, batch_size, *, repeated=False):
     """The batches of a split as a model wants them, for `evaluate_batches`.
+
+    Args:
+        model, info, split, batch_size: as in `evaluate`.
+        repeated: as in `keras_vit.data.pipeline.evaluation_dataset`.
 
     Raises:
         ValueError: as in `evaluate`.
@@ -69,7 +73,9 @@ def evaluation_batches(model, info, split, batch_size):
     from keras_vit.data import pipeline
 
     check_classes(model, info)
-    return pipeline.evaluation_dataset(info, split, model.preprocessing, batch_size=batch_size)
+    return pipeline.evaluation_dataset(
+        info, split, model.preprocessing, batch_size=batch_size, repeated=repeated
+    )
 
 
 def evaluate_batches(model, batches, classes=None, between=None):

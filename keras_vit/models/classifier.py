@@ -109,6 +109,7 @@ class ImageClassifier(TrainableModel):
                     f"Received: {len(class_names)} names"
                 )
         policy = keras.dtype_policies.get(dtype or keras.config.dtype_policy())
+        self.check_policy(policy)
         images = keras.Input((*config.image_size, config.in_channels), name="images")
         super().__init__(
             inputs=images, outputs=self._build_outputs(config, images, policy), name=name

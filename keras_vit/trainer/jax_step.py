@@ -13,8 +13,8 @@ def train_step(model, state, data, keras_step):
         `(logs, state)`.
     """
     if model.accumulation_steps == 1:
-        return with_gradient_norm(model, keras_step(state, data))
-    return with_gradient_norm(model, accumulated_step(model, state, data))
+        return with_measures(model, keras_step(state, data))
+    return with_measures(model, accumulated_step(model, state, data))
 
 
 def accumulated_step(model, state, data):
@@ -52,11 +52,11 @@ def accumulated_step(model, state, data):
     return logs, (trainable, others, optimizer, metrics)
 
 
-def with_gradient_norm(model, outcome):
-    """`(logs, state)` with the optimizer's measure in the logs, if it has one."""
-    norm = getattr(model.optimizer, "gradient_norm", None)
-    if norm is None:
-        return outcome
+def with_measures(model, outcome):
+    """`(logs, state)` with what the optimizer measures in the logs, if it does."""
     logs, state = outcome
-    place = next(i for i, variable in enumerate(model.optimizer.variables) if variable is norm)
-    return {**logs, "gradient_norm": state[2][place]}, state
+    variables = model.optimizer.variables
+    for name, measure in getattr(model.optimizer, "measures", {}).items():
+        place = next(i for i, variable in enumerate(variables) if variable is measure)
+        logs = {**logs, name: state[2][place]}
+    return logs, state

@@ -9,8 +9,8 @@ Everything else is Keras's own `fit`.  The step differs from Keras's in three th
 - A loss that is not finite makes a gradient that is not finite, so that an optimizer that refuses
   such gradients (those of `keras_vit.training.optimizers`) refuses the step; the mean of the losses
   in the logs leaves it out.
-- Where the optimizer measures the norm of the gradient (those of `keras_vit.training.optimizers`),
-  it is in the logs as `gradient_norm`.
+- What the optimizer measures is in the logs (those of `keras_vit.training.optimizers`: the norm of
+  the gradient as `gradient_norm`).
 - Under a `tf.distribute` strategy of several replicas (`keras_vit.trainer.replicas`) a step is that
   of one device with the whole batch, and so are the metrics.
 """
@@ -40,10 +40,22 @@ class TrainableModel(keras.Model):
 
     accumulation_steps = 1
 
-    def compile(self, *args, accumulation_steps=1, **kwargs):
+    @staticmethod
+    def check_policy(policy):
+        """Raises ValueError for a dtype policy whose variables the current strategy cannot share.
+
+        To be called before any variable is made.
+        """
+        if keras.backend.backend() == "tensorflow":
+            from keras_vit.trainer import replicas
+
+            replicas.check_policy(policy)
+
+    def compile(self, optimizer="rmsprop", *args, accumulation_steps=1, **kwargs):
         """`keras.Model.compile` with one more argument.
 
         Args:
+            optimizer: of `keras.Model.compile`.
             *args: of `keras.Model.compile`.
             accumulation_steps: number k of micro-batches that a batch is computed in; the batch
                 size must be a multiple of it.
@@ -52,7 +64,8 @@ class TrainableModel(keras.Model):
         Raises:
             ValueError: for a number that is not a positive integer, or more than 1 on a backend
                 other than TensorFlow and JAX; for a model, an optimizer or a metric that was not
-                made in the scope of the strategy.
+                made in the scope of the strategy; for a model in mixed float16 and an optimizer of
+                this package without `dynamic_loss_scale`.
         """
         is_integer = isinstance(accumulation_steps, int) and not isinstance(
             accumulation_steps, bool
@@ -66,9 +79,17 @@ class TrainableModel(keras.Model):
                 "`accumulation_steps` needs the TensorFlow or the JAX backend. "
                 f"Received: {accumulation_steps} on {keras.backend.backend()}"
             )
+        scales_loss = getattr(optimizer, "dynamic_loss_scale", None)
+        if scales_loss is not None and self.dtype_policy.name == "mixed_float16":
+            if not scales_loss and kwargs.get("auto_scale_loss", True):
+                raise ValueError(
+                    "the optimizer of a model in mixed_float16 must scale the loss. Received: "
+                    f"{optimizer.name!r} without; make it with `dynamic_loss_scale=True`"
+                )
+            kwargs["auto_scale_loss"] = False
         strategy = _strategy_of(self)
         with contextlib.nullcontext() if strategy is None else strategy.scope():
-            super().compile(*args, **kwargs)
+            super().compile(optimizer, *args, **kwargs)
             self._loss_tracker = FiniteMean(name="loss")
         self.accumulation_steps = accumulation_steps
         if strategy is not None:
@@ -110,7 +131,7 @@ class TrainableModel(keras.Model):
                 self,
                 strategy,
                 self.train_step,
-                lambda: tensorflow_step.with_gradient_norm(self, self.get_metrics_result()),
+                lambda: tensorflow_step.with_measures(self, self.get_metrics_result()),
             )
         return self.train_function
 

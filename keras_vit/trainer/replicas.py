@@ -17,6 +17,18 @@ def strategy_of(model):
     return strategy if strategy is not None and strategy.num_replicas_in_sync > 1 else None
 
 
+def check_policy(policy):
+    """Raises ValueError in the scope of several workers for variables that they cannot share."""
+    current = tf.distribute.get_strategy()
+    is_multiworker = isinstance(current, tf.distribute.MultiWorkerMirroredStrategy)
+    if is_multiworker and current.num_replicas_in_sync > 1 and policy.variable_dtype == "bfloat16":
+        raise ValueError(
+            "TensorFlow cannot send bfloat16 between workers: the weights must have another dtype "
+            f"there. Received: dtype={policy.name!r}; 'mixed_bfloat16' computes in bfloat16 with "
+            "float32 weights"
+        )
+
+
 def check_scope(model):
     """Raises ValueError in the scope of a strategy that the model was not made in."""
     current = tf.distribute.get_strategy()

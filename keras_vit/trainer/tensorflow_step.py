@@ -13,14 +13,14 @@ from keras_vit.trainer.parts import join, split
 def train_step(model, data, keras_step):
     """One update; Keras's own step where there is one device and one part of the batch."""
     if model.accumulation_steps > 1 or replicas.strategy_of(model) is not None:
-        return with_gradient_norm(model, _step_in_parts(model, data))
-    return with_gradient_norm(model, keras_step(data))
+        return with_measures(model, _step_in_parts(model, data))
+    return with_measures(model, keras_step(data))
 
 
-def with_gradient_norm(model, logs):
-    """The logs with the optimizer's measure, if it has one."""
-    norm = getattr(model.optimizer, "gradient_norm", None)
-    return logs if norm is None else {**logs, "gradient_norm": tf.identity(norm.value)}
+def with_measures(model, logs):
+    """The logs with what the optimizer measures, if it does."""
+    measures = getattr(model.optimizer, "measures", {})
+    return {**logs, **{name: tf.identity(variable.value) for name, variable in measures.items()}}
 
 
 def _step_in_parts(model, data):

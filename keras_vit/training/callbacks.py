@@ -1,5 +1,6 @@
 """Keras callbacks of a run; each also works in a `fit` of your own."""
 
+import contextlib
 import math
 import sys
 
@@ -9,9 +10,35 @@ from absl import logging
 from keras_vit.evaluation.classification import evaluate_batches, evaluation_batches
 from keras_vit.training.optimizers import averaged_weights
 
+_IMAGES_A_LINE = 50_000
+
 
 class TrainingError(RuntimeError):
     """A training that cannot go on."""
+
+
+@contextlib.contextmanager
+def image_progress(total):
+    """Shows on stderr how many of `total` images are done, in the log where that is no terminal.
+
+    Yields:
+        A function to call after each.
+    """
+    if sys.stderr.isatty():
+        import tqdm
+
+        with tqdm.tqdm(total=total, desc="checking", unit="image", leave=False) as bar:
+            yield bar.update
+        return
+    count = 0
+
+    def advance():
+        nonlocal count
+        count += 1
+        if count % _IMAGES_A_LINE == 0:
+            logging.info("%d of %d images checked", count, total)
+
+    yield advance
 
 
 class StopAfter(keras.callbacks.Callback):
@@ -40,7 +67,8 @@ class RequireFiniteLoss(keras.callbacks.Callback):
     """Raises `TrainingError` when the steps go on having a loss or a gradient that is not finite.
 
     The models and optimizers of this package do not apply such a step, so that a few of them do no
-    harm.
+    harm.  In mixed float16 a gradient that overflows is none of them while the loss is scaled: the
+    scale is halved, and counted is what is not finite at the scale 1.
 
     Args:
         limit: number of such steps in a row that ends the training.
@@ -65,6 +93,10 @@ class RequireFiniteLoss(keras.callbacks.Callback):
         bad = [f"{name} {value}" for name, value in values.items() if not math.isfinite(value)]
         if not bad:
             self.num_bad = 0
+            return
+        scale = float((logs or {}).get("loss_scale", 1.0))
+        if scale > 1.0 and math.isfinite(values["loss"]):
+            logging.info("step %d overflows in float16; the loss scale is %g", self.step, scale)
             return
         self.num_bad += 1
         examples = ""
@@ -104,7 +136,9 @@ class Validation(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         if self._batches is None:
-            self._batches = evaluation_batches(self.model, self.info, self.split, self.batch_size)
+            self._batches = evaluation_batches(
+                self.model, self.info, self.split, self.batch_size, repeated=True
+            )
         with averaged_weights(self.model):
             metrics = evaluate_batches(self.model, self._batches, between=self.between)
         if logs is not None:

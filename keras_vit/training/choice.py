@@ -1,5 +1,8 @@
 """Which state a training goes on from: a state of the same training, the same in all workers."""
 
+import errno
+import os
+
 from keras_vit.checkpoints.errors import CheckpointError
 from keras_vit.training import folder as folders
 from keras_vit.training.states import read_state
@@ -23,6 +26,7 @@ def choose_state(states, config, workers, overwrite, options=None):
     Raises:
         FileExistsError: for a state of a training with another `config`.
         BlockingIOError: if another process uses the folder.
+        PermissionError: if the folder cannot be written.
         CheckpointError: if there are states and none can be read, or a worker does not see what the
             chief sees.
         TrainingError: if any of these happens to another worker.
@@ -32,6 +36,9 @@ def choose_state(states, config, workers, overwrite, options=None):
     with workers.together():
         if workers.is_chief:
             states.folder.mkdir(parents=True, exist_ok=True)
+            if not os.access(states.folder, os.W_OK | os.X_OK):
+                problem = "states cannot be written there"
+                raise PermissionError(errno.EACCES, problem, str(states.folder))
             folders.hold(states.folder)
             states.remove_unfinished()
             state = _compatible(states, config, overwrite)

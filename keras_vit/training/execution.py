@@ -128,7 +128,8 @@ def execute(
             evaluations[TEST] = evaluate(model, info, data.test, recipe.batch_size)
         metrics = {
             **facts,
-            TRAIN: {name: rows[-1][name] for name in ("loss", "accuracy")},
+            # No number where each step of the last report was refused.
+            TRAIN: {n: v if np.isfinite(v := rows[-1][n]) else None for n in ("loss", "accuracy")},
             **evaluations,
             "num_train_examples": num_examples,
             "num_skipped": data.num_skipped,
@@ -168,6 +169,7 @@ def _check_finite(model):
 
 
 def _write(temporary, model, metrics, rows, recipe):
+    temporary.mkdir(parents=True, exist_ok=True)  # somebody may have deleted it meanwhile
     recipe_json = json.dumps(dataclasses.asdict(recipe), indent=2)
     (temporary / "recipe.json").write_text(recipe_json + "\n")
     (temporary / "metrics.json").write_text(json.dumps(metrics, indent=2, allow_nan=False) + "\n")

@@ -45,7 +45,7 @@ def fit(
     Returns:
         A list with one dict for each `recipe.report_steps` updates: `step`, `learning_rate`, `loss`
         and `accuracy` in training, `gradient_norm` of the last update before clipping, `val_loss`
-        and `val_accuracy` where there is a validation split.
+        and `val_accuracy` where there is a validation split, and in mixed float16 `loss_scale`.
 
     Raises:
         TrainingError: if the loss or the gradient is not finite, three steps in a row.
@@ -70,7 +70,12 @@ def fit(
 
     model.set_remat(recipe.remat)
     model.compile(
-        optimizer=make_optimizer(recipe, total_steps, model.trainable_variables),
+        optimizer=make_optimizer(
+            recipe,
+            total_steps,
+            model.trainable_variables,
+            dynamic_loss_scale=model.dtype_policy.name == "mixed_float16",
+        ),
         loss=LOSSES[recipe.loss](label_smoothing=recipe.label_smoothing),
         metrics=[accuracy_of(training)],
         accumulation_steps=recipe.accumulation_steps,

@@ -8,8 +8,11 @@ They differ from Keras's own where that changes the numbers:
 - Adam's epsilon is added to the corrected second moment's root, as in optax.
 - The first moment may be kept in bfloat16, in half the memory.
 - The norm of the whole gradient, before clipping, is kept in the variable `gradient_norm`.
-- A gradient whose norm is not finite is refused: of that step only `iterations` and `gradient_norm`
-  change.
+- A gradient whose norm is not finite is refused: of that step only `iterations`, `gradient_norm`
+  and the scale of the loss change.
+- `dynamic_loss_scale` is what float16 needs: the loss is multiplied by a variable, and the gradient
+  divided by it.  One that overflows halves the scale, 2000 in a row that do not double it.
+  (Keras's `LossScaleOptimizer` around these would hide their averages and their norm.)
 """
 
 import contextlib
@@ -20,13 +23,20 @@ from keras import ops
 from keras_vit.training.schedules import WarmupDecay
 
 MOMENTUM_DTYPES = ("float32", "bfloat16")
+# As in Keras's `LossScaleOptimizer`, but for the limits.
+FIRST_LOSS_SCALE, STEPS_TO_DOUBLE = 2.0**15, 2000
+LOSS_SCALES = (1.0, 2.0**24)
 
 
 class _Optimizer(keras.optimizers.Optimizer):
     """What both have in common: the gradient's norm, and moments of a dtype of their own."""
 
-    def __init__(self, *args, momentum_dtype="float32", **kwargs):
+    def __init__(self, *args, momentum_dtype="float32", dynamic_loss_scale=False, **kwargs):
         super().__init__(*args, **kwargs)
+        for name in ("loss_scale_factor", "gradient_accumulation_steps"):
+            if dynamic_loss_scale and kwargs.get(name) is not None:
+                raise ValueError(f"`dynamic_loss_scale` must be without `{name}`. Received: both")
+        self.dynamic_loss_scale = dynamic_loss_scale
         if momentum_dtype not in MOMENTUM_DTYPES:
             raise ValueError(
                 f"`momentum_dtype` must be one of {MOMENTUM_DTYPES}. Received: {momentum_dtype!r}"
@@ -37,13 +47,31 @@ class _Optimizer(keras.optimizers.Optimizer):
         if self.built:
             return
         super().build(variables)
-        self.gradient_norm = self.add_variable(
-            (), dtype="float32", aggregation="only_first_replica", name="gradient_norm"
-        )
+        self.gradient_norm = self._add_scalar("gradient_norm")
+        if self.dynamic_loss_scale:
+            self.loss_scale = self._add_scalar("loss_scale")
+            self.loss_scale.assign(FIRST_LOSS_SCALE)
+            self.steps_since_overflow = self._add_scalar("steps_since_overflow")
         self.momentums = [self._first_moment(variable) for variable in variables]
         # Keras's begin at 0 and are set by the first update, which may be refused.
         for variable, average in zip(variables, self._averages(), strict=False):
             average.assign(ops.copy(variable))
+
+    def _add_scalar(self, name):
+        return self.add_variable((), dtype="float32", aggregation="only_first_replica", name=name)
+
+    @property
+    def measures(self):
+        """name -> variable of what a step leaves in its logs."""
+        scale = {"loss_scale": self.loss_scale} if self.dynamic_loss_scale else {}
+        return {"gradient_norm": self.gradient_norm, **scale}
+
+    def scale_loss(self, loss):
+        """What the gradient is to be taken of."""
+        if not self.dynamic_loss_scale:
+            return super().scale_loss(loss)
+        scale = self.loss_scale if self.built else FIRST_LOSS_SCALE
+        return loss * ops.cast(scale, loss.dtype)
 
     def _averages(self):
         return self._model_variables_moving_average if self.use_ema else ()
@@ -77,7 +105,10 @@ class _Optimizer(keras.optimizers.Optimizer):
         before = (trainable_variables, optimizer_variables)
         after = super().stateless_apply(optimizer_variables, grads, trainable_variables)
         places = {id(variable): i for i, variable in enumerate(self.variables)}
-        always = {places[id(self.iterations)], places[id(self.gradient_norm)]}
+        always = {places[id(self.iterations)]}
+        always |= {places[id(variable)] for variable in self.measures.values()}
+        if self.dynamic_loss_scale:
+            always.add(places[id(self.steps_since_overflow)])
         is_finite = ops.isfinite(after[1][places[id(self.gradient_norm)]])
         trainable = [
             ops.where(is_finite, new, old) for new, old in zip(after[0], before[0], strict=True)
@@ -102,14 +133,27 @@ class _Optimizer(keras.optimizers.Optimizer):
         return list(zip(self._measured_and_clipped(grads), variables, strict=True))
 
     def _measured_and_clipped(self, grads):
+        if self.dynamic_loss_scale:
+            scale = ops.convert_to_tensor(self.loss_scale)
+            grads = [None if g is None else g / ops.cast(scale, g.dtype) for g in grads]
         squares = [ops.sum(ops.square(ops.cast(g, "float32"))) for g in grads if g is not None]
         norm = ops.sqrt(sum(squares))
         self.gradient_norm.assign(norm)
+        if self.dynamic_loss_scale:
+            self._adapt_loss_scale(ops.isfinite(norm))
         if self.global_clipnorm is None:
             return super()._clip_gradients(grads)
         # 1 where the norm is small enough, and NaN where it is NaN.
         scale = self.global_clipnorm / ops.maximum(norm, self.global_clipnorm)
         return [None if g is None else g * ops.cast(scale, g.dtype) for g in grads]
+
+    def _adapt_loss_scale(self, is_finite):
+        lowest, highest = LOSS_SCALES
+        count = ops.where(is_finite, self.steps_since_overflow + 1.0, 0.0)
+        is_time = count >= STEPS_TO_DOUBLE
+        factor = ops.where(is_finite, ops.where(is_time, 2.0, 1.0), 0.5)
+        self.loss_scale.assign(ops.clip(self.loss_scale * factor, lowest, highest))
+        self.steps_since_overflow.assign(ops.where(is_time, 0.0, count))
 
     # On several replicas, where no branch may hold what they do together.
 
@@ -145,7 +189,8 @@ class _Optimizer(keras.optimizers.Optimizer):
                 average.assign(ops.copy(average.value))
 
     def get_config(self):
-        return {**super().get_config(), "momentum_dtype": self.momentum_dtype}
+        own = {name: getattr(self, name) for name in ("momentum_dtype", "dynamic_loss_scale")}
+        return {**super().get_config(), **own}
 
 
 def _num_replicas():
@@ -188,7 +233,8 @@ class SGD(_Optimizer):
             bfloat16.
         name: of the optimizer.
         **kwargs: of `keras.optimizers.Optimizer`, such as `global_clipnorm`, `weight_decay`
-            (decoupled, multiplied by the rate) and `use_ema`.
+            (decoupled, multiplied by the rate) and `use_ema`; and `dynamic_loss_scale`, for models
+            in mixed float16.
 
     Raises:
         ValueError: for a momentum or a dtype that is not one of these.
@@ -232,7 +278,8 @@ class AdamW(_Optimizer):
         epsilon: added to the root.
         momentum_dtype: of m, one of `MOMENTUM_DTYPES`; big_vision keeps it in bfloat16.
         name: of the optimizer.
-        **kwargs: of `keras.optimizers.Optimizer`, such as `global_clipnorm` and `use_ema`.
+        **kwargs: of `keras.optimizers.Optimizer`, such as `global_clipnorm` and `use_ema`; and
+            `dynamic_loss_scale`, for models in mixed float16.
     """
 
     def __init__(
@@ -296,13 +343,14 @@ def make_schedule(recipe, total_steps):
     )
 
 
-def make_optimizer(recipe, total_steps, variables):
+def make_optimizer(recipe, total_steps, variables, dynamic_loss_scale=False):
     """The recipe's optimizer, with its schedule, built.
 
     Args:
         recipe: `Recipe`.
         total_steps: number of updates of the run.
         variables: the model's trainable variables.
+        dynamic_loss_scale: whether the model computes in float16.
 
     Returns:
         A `keras.optimizers.Optimizer`.  Its weight decay is decoupled and multiplied by the rate;
@@ -317,6 +365,7 @@ def make_optimizer(recipe, total_steps, variables):
         weight_decay=recipe.weight_decay or None,
         global_clipnorm=recipe.global_clipnorm,
         momentum_dtype=recipe.momentum_dtype,
+        dynamic_loss_scale=dynamic_loss_scale,
         use_ema=recipe.ema is not None,
         ema_momentum=recipe.ema or 0.0,
     )

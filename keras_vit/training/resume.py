@@ -1,7 +1,9 @@
 """Exact resumption: a training that was stopped anywhere goes on as if nothing had happened."""
 
+import contextlib
 import dataclasses
 import json
+import math
 import signal
 import time
 
@@ -81,11 +83,13 @@ class ExactResume(keras.callbacks.Callback):
     Raises:
         FileExistsError: if the folder has the state of a training with another `config`.
         BlockingIOError: if another process uses the folder.
+        PermissionError: if the folder cannot be written.
         CheckpointError: if there are states and none can be read, or a worker does not see what the
             chief sees.
         TrainingError: if any of these happens to another worker.
         ValueError: for numbers out of range, or a `config` other than the chief's; in `fit`, for
-            another `initial_epoch` than `epoch`, or a state of another model.
+            another `initial_epoch` than `epoch`, a state of another model, or data that end
+            before their epoch.
     """
 
     def __init__(
@@ -123,7 +127,9 @@ class ExactResume(keras.callbacks.Callback):
             facts = self._loaded.facts
         self.step = 0 if self._loaded is None else self._loaded.step
         self.epoch = facts["epoch"]
-        self.history = facts["history"]
+        self.history = [
+            {name: float(value) for name, value in report.items()} for report in facts["history"]
+        ]
         self._seconds_before = facts["seconds"]
         self._is_restored = False
         self._start = None
@@ -153,7 +159,9 @@ class ExactResume(keras.callbacks.Callback):
             lambda spec: np.zeros([size or 1 for size in spec.shape], spec.dtype.as_numpy_dtype),
             data.element_spec,
         )
-        model._symbolic_build(data_batch=batch)
+        strategy = getattr(model, "_distribute_strategy", None)
+        with contextlib.nullcontext() if strategy is None else strategy.scope():
+            model._symbolic_build(data_batch=batch)
         with self._workers.together():
             arrays = adapted(self._loaded.arrays, model, self._workers)
             restore(model, arrays)
@@ -241,6 +249,11 @@ class ExactResume(keras.callbacks.Callback):
             self._save(self._state())
 
     def on_epoch_end(self, epoch, logs=None):
+        if self.step < self._end and not self.model.stop_training:
+            raise ValueError(
+                "the data must be enough for `steps_per_epoch`, without end at best. Received: "
+                f"{self.step - self._first} batches in epoch {epoch}, of {self._end - self._first}"
+            )
         self._can_leave = False
         self._before_last = None
         self.history.append({name: float(value) for name, value in (logs or {}).items()})
@@ -270,7 +283,9 @@ class ExactResume(keras.callbacks.Callback):
             arrays = {key: array.copy() for key, array in arrays.items()}
         facts = {
             "epoch": self.epoch,
-            "history": list(self.history),
+            "history": [
+                {name: _number(value) for name, value in report.items()} for report in self.history
+            ],
             "seconds": self.seconds,
             "config": self._config,
             "callbacks": [_memory(callback) for callback in self._callbacks],
@@ -335,9 +350,15 @@ class ExactResume(keras.callbacks.Callback):
 
 
 def _memory(callback):
-    """What a callback of Keras knows of the past; text where JSON has no number for it."""
+    """What a callback of Keras knows of the past."""
     values = {name: getattr(callback, name) for name in _REMEMBERED[type(callback).__name__]}
     return {
-        name: value if value is None or isinstance(value, int) else str(float(value))
+        name: value if value is None or isinstance(value, int) else _number(value)
         for name, value in values.items()
     }
+
+
+def _number(value):
+    """As JSON can hold it: text where it has no number, of a step that was not finite."""
+    value = float(value)
+    return value if math.isfinite(value) else str(value)

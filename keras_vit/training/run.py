@@ -89,10 +89,11 @@ def pretrain(
         overrides,
         train_split,
         shots,
-        skipped=pathlib.Path(workdir) / SKIPPED,
+        skipped=pathlib.Path(workdir) / SKIPPED if placement.workers.is_chief else None,
         data_dir=data_dir,
         download=download,
         max_bad_fraction=max_bad_fraction,
+        progress=progress,
     )
     info = data.info
 
@@ -172,10 +173,11 @@ def finetune(
         overrides,
         train_split,
         shots,
-        skipped=pathlib.Path(workdir) / SKIPPED,
+        skipped=pathlib.Path(workdir) / SKIPPED if placement.workers.is_chief else None,
         data_dir=data_dir,
         download=download,
         max_bad_fraction=max_bad_fraction,
+        progress=progress,
     )
     info = data.info
 

@@ -13,6 +13,7 @@ import json
 import math
 import pathlib
 import re
+import tokenize
 import zipfile
 import zlib
 
@@ -175,7 +176,7 @@ def read_state(path):
     except (
         *(OSError, EOFError, ValueError, KeyError, IndexError, TypeError, AttributeError),
         *(zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, SyntaxError),
-        MemoryError,
+        *(MemoryError, tokenize.TokenError),
     ) as error:
         raise CheckpointError(path, f"is damaged: {error or type(error).__name__}") from error
 

@@ -11,6 +11,7 @@ from absl import logging
 
 from keras_vit.data import pipeline, validation
 from keras_vit.training import folder
+from keras_vit.training.callbacks import image_progress
 from keras_vit.training.recipe_table import RULES, get_recipe
 from keras_vit.training.run import SKIPPED, RunResult, finetune
 from keras_vit.training.strategy import place
@@ -102,7 +103,10 @@ def sweep(
     if max_bad_fraction is not None:
         workdir.mkdir(parents=True, exist_ok=True)
         info, _ = validation.resolve_without_bad(
-            info, max_bad_fraction=max_bad_fraction, report=workdir / SKIPPED
+            info,
+            max_bad_fraction=max_bad_fraction,
+            report=workdir / SKIPPED,
+            progress=image_progress if progress else None,
         )
     if VALIDATION not in info.split_sizes:
         raise ValueError(

@@ -3,6 +3,7 @@
 import dataclasses
 
 from keras_vit.data import pipeline, preprocess, validation
+from keras_vit.training.callbacks import image_progress
 from keras_vit.training.recipe_table import RULES, get_recipe
 
 TRAIN, VALIDATION, TRAINVAL, TEST = "train", "validation", "trainval", "test"
@@ -46,8 +47,9 @@ def resolve_task(dataset, recipe, overrides, train_split, shots, skipped, **opti
         overrides: fields of the recipe to change.
         train_split: the split to train on.
         shots: images of each class, or None for all.
-        skipped: path of the list of bad examples, where they may be left out.
-        **options: `data_dir`, `download` and `max_bad_fraction` of `keras_vit.finetune`.
+        skipped: path of the list of bad examples, where they may be left out; None writes none.
+        **options: `data_dir`, `download`, `max_bad_fraction` and `progress` of
+            `keras_vit.finetune`.
 
     Returns:
         `(TrainingData, Recipe)`.
@@ -60,22 +62,28 @@ def resolve_task(dataset, recipe, overrides, train_split, shots, skipped, **opti
         dataset = recipe.dataset if dataset is None else dataset
     if dataset is None:
         raise ValueError("a training must have a data set. Received: None; name one")
-    max_bad_fraction = options.pop("max_bad_fraction")
+    max_bad_fraction, progress = options.pop("max_bad_fraction"), options.pop("progress")
     info = dataset
     if not isinstance(dataset, pipeline.DatasetInfo) and max_bad_fraction is None:
         info = pipeline.resolve(dataset, **options)
     entries = None
     if max_bad_fraction is not None:
-        skipped.parent.mkdir(parents=True, exist_ok=True)
+        if skipped is not None:
+            skipped.parent.mkdir(parents=True, exist_ok=True)
         info, entries = validation.resolve_without_bad(
-            dataset, max_bad_fraction=max_bad_fraction, report=skipped, **options
+            dataset,
+            splits=lambda info: [split for split in _splits(info, train_split) if split],
+            max_bad_fraction=max_bad_fraction,
+            report=skipped,
+            progress=image_progress if progress else None,
+            **options,
         )
-    has_validation = VALIDATION in info.split_sizes and train_split not in (VALIDATION, TRAINVAL)
+    train, validation_split, test = _splits(info, train_split)
     data = TrainingData(
         info=info,
-        train=train_split,
-        validation=VALIDATION if has_validation else None,
-        test=TEST if TEST in info.split_sizes and train_split != TEST else None,
+        train=train,
+        validation=validation_split,
+        test=test,
         shots=shots,
         num_skipped=None if entries is None else len(entries),
     )
@@ -83,6 +91,13 @@ def resolve_task(dataset, recipe, overrides, train_split, shots, skipped, **opti
         sizes = {"num_examples": data.num_examples(), "source_size": info.image_size}
         recipe = _checked(get_recipe(recipe, **sizes, **overrides))
     return data, recipe
+
+
+def _splits(info, train):
+    """The names of the splits for training, reports and the final evaluation, or None."""
+    has_validation = VALIDATION in info.split_sizes and train not in (VALIDATION, TRAINVAL)
+    test = TEST if TEST in info.split_sizes and train != TEST else None
+    return train, VALIDATION if has_validation else None, test
 
 
 def _checked(recipe):

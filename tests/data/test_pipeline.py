@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_vit.data import pipeline, preprocess
+from keras_vit.data import examples, pipeline, preprocess
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,15 +24,15 @@ class Rule:
 RULE = Rule()
 
 
-@pytest.fixture(params=["pixels", "encoded", "streamed", "paths"])
+@pytest.fixture(params=["pixels", "encoded", "streamed", "paths", "photographs"])
 def source(request, upstream, image_folder, monkeypatch):
     """(info, split, number of examples), once for each way of reading."""
-    if request.param == "encoded":
-        monkeypatch.setattr(pipeline, "MAX_PIXEL_BYTES", 0)
+    if request.param in ("encoded", "paths"):
+        monkeypatch.setattr(examples, "MAX_PIXEL_BYTES", 0)
     if request.param == "streamed":
-        monkeypatch.setattr(pipeline, "MAX_INDEXED_BYTES", 0)
-        monkeypatch.setattr(pipeline, "SHUFFLE_BUFFER", 50)
-    if request.param == "paths":
+        monkeypatch.setattr(examples, "MAX_INDEXED_BYTES", 0)
+        monkeypatch.setattr(examples, "SHUFFLE_BUFFER", 50)
+    if request.param in ("paths", "photographs"):
         return pipeline.resolve(image_folder), "train", 9
     return upstream, "test", 183
 
@@ -205,6 +205,6 @@ def test_datasets_labels_that_are_no_classes_raise(upstream, monkeypatch):
     info = dataclasses.replace(upstream, class_names=upstream.class_names[:4])
     with pytest.raises(ValueError, match=r"Labels must be in \[0, 4\). Received: 4"):
         _train(info, "train")
-    monkeypatch.setattr(pipeline, "MAX_INDEXED_BYTES", 0)
+    monkeypatch.setattr(examples, "MAX_INDEXED_BYTES", 0)
     with pytest.raises(tf.errors.InvalidArgumentError, match="label out of range"):
         _arrays(_train(info, "train"), 180)

@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from keras_vit.data import datasets, pipeline, validation
+from keras_vit.data import datasets, examples, pipeline, validation
 from keras_vit.models.preprocessing import Preprocessing
 
 RULE = Preprocessing(image_size=(8, 8))
@@ -53,15 +53,15 @@ def _bad_files(encode):
 
 @pytest.fixture
 def mixed_folder(tmp_path, encode):
-    """60 good images in 3 classes, and 30 bad entries of as many kinds."""
+    """300 good images in 3 classes, and 30 bad entries of as many kinds."""
     root = tmp_path / "mixed"
     rng = np.random.default_rng(0)
     for name in "abc":
         folder = root / "train" / name
         folder.mkdir(parents=True)
-        for k in range(20):
+        for k in range(100):
             pixels = np.full((12, 10, 3), rng.integers(256), np.uint8)
-            (folder / f"{k:02d}.jpg").write_bytes(encode(pixels, ("PNG", "JPEG")[k % 2]))
+            (folder / f"{k:03d}.jpg").write_bytes(encode(pixels, ("PNG", "JPEG")[k % 2]))
     expected = {}
     for k, (name, (data, reason)) in enumerate(_bad_files(encode).items()):
         path = root / "train" / "abc"[k % 3] / f"{name}.jpg"
@@ -99,10 +99,11 @@ def test_check_lists_every_bad_entry_with_its_reason(mixed_folder):
         assert expected[entry.path] in entry.reason, entry
         assert entry.split == "train"
         assert "\n" not in str(entry)
-    assert info.num_examples("train") == 60 + 22
+    assert info.num_examples("train") == 300 + 22
 
 
-def test_training_stops_at_the_first_bad_image_by_default(mixed_folder):
+@pytest.mark.parametrize("reads_again", [False, True])
+def test_training_stops_at_a_bad_image_by_default(mixed_folder, monkeypatch, reads_again):
     root, _ = mixed_folder
     with pytest.raises((ValueError, OSError), match="mixed/train"):
         datasets.resolve(root)  # the walk
@@ -114,33 +115,71 @@ def test_training_stops_at_the_first_bad_image_by_default(mixed_folder):
     ) else None
     (root / "train" / "loose.txt").unlink()
     info = datasets.resolve(root)
-    batches = pipeline.training_dataset(info, "train", RULE, batch_size=8, seed=0)
+    if reads_again:
+        monkeypatch.setattr(examples, "MAX_PIXEL_BYTES", 0)
     with pytest.raises(tf.errors.InvalidArgumentError, match="mixed/train/[bc]/[a-z_0-9]+.jpg: "):
-        list(batches.take(20))
+        list(pipeline.training_dataset(info, "train", RULE, batch_size=8, seed=0).take(50))
 
 
 def test_resolve_without_bad_leaves_out_counts_and_lists(mixed_folder, tmp_path):
     root, expected = mixed_folder
     report = tmp_path / "skipped.jsonl"
-    info, entries = validation.resolve_without_bad(root, max_bad_fraction=0.4, report=report)
+    info, entries = validation.resolve_without_bad(root, max_bad_fraction=0.1, report=report)
     assert len(entries) == 30
     lines = [json.loads(line) for line in report.read_text().splitlines()]
     assert {line["path"] for line in lines} == set(expected)
     assert all(set(line) == {"split", "path", "index", "reason"} for line in lines)
-    assert info.num_examples("train") == 60
+    assert info.num_examples("train") == 300
     assert info.class_names == ("a", "b", "c")
-    batches = pipeline.training_dataset(info, "train", RULE, batch_size=20, seed=0)
-    labels = np.concatenate([labels for _, labels in batches.take(3).as_numpy_iterator()])
-    assert np.bincount(labels).tolist() == [20, 20, 20]
+    batches = pipeline.training_dataset(info, "train", RULE, batch_size=50, seed=0)
+    labels = np.concatenate([labels for _, labels in batches.take(6).as_numpy_iterator()])
+    assert np.bincount(labels).tolist() == [100, 100, 100]
     evaluation = pipeline.evaluation_dataset(info, "train", RULE, batch_size=16)
-    assert sum(mask.sum() for *_, mask in evaluation.as_numpy_iterator()) == 60
+    assert sum(mask.sum() for *_, mask in evaluation.as_numpy_iterator()) == 300
+
+
+def test_resolve_without_bad_again_decodes_only_what_has_changed(mixed_folder, monkeypatch):
+    root, expected = mixed_folder
+    report = root.parent / "skipped.jsonl"
+    seen = []
+
+    def count(info, split, progress=None):
+        seen.append(split)
+        return original(info, split, progress)
+
+    original = validation.bad_examples
+    monkeypatch.setattr(validation, "bad_examples", count)
+
+    def resolve():
+        return validation.resolve_without_bad(root, max_bad_fraction=0.1, report=report)
+
+    first = resolve()
+    lines = report.read_text()
+    assert resolve() == first
+    assert seen == ["train"]
+    assert report.read_text() == lines
+    (root / "train" / "a" / "000.jpg").write_bytes(b"cut")
+    info, entries = resolve()
+    assert seen == ["train"] * 2
+    assert (info.num_examples("train"), len(entries)) == (299, 31)
+    report.write_text(lines)  # not what was found then
+    assert resolve() == (info, entries)
+    assert seen == ["train"] * 3
+
+
+def test_resolve_without_bad_checks_the_splits_that_a_function_names(image_folder):
+    (image_folder / "test" / "dog" / "0.jpg").write_bytes(b"cut")
+    info, entries = validation.resolve_without_bad(image_folder, splits=lambda info: ["train"])
+    assert not entries
+    with pytest.raises(validation.BadDataError, match="'test'"):
+        validation.resolve_without_bad(image_folder, splits=lambda info: list(info.split_sizes))
 
 
 def test_resolve_without_bad_above_the_limit_raises(mixed_folder, tmp_path):
     root, _ = mixed_folder
     report = tmp_path / "skipped.jsonl"
-    for limit in (0.0, 0.33):
-        with pytest.raises(validation.BadDataError, match="30 of 90 entries .*; all are in"):
+    for limit in (0.0, 0.09):
+        with pytest.raises(validation.BadDataError, match="30 of 330 entries .*; all are in"):
             validation.resolve_without_bad(root, max_bad_fraction=limit, report=report)
         assert len(report.read_text().splitlines()) == 30
     with pytest.raises(ValueError, match=r"`max_bad_fraction` must be in \[0, 1\). Received: 1"):

@@ -27,6 +27,7 @@ def strategy():
     [
         name if name in QUICK else pytest.param(name, marks=pytest.mark.slow)
         for name in replica_cases.CASES
+        if name not in replica_cases.OWN_MASKS
     ],
 )
 def test_two_replicas_come_to_what_one_device_comes_to(name, strategy):
@@ -34,16 +35,6 @@ def test_two_replicas_come_to_what_one_device_comes_to(name, strategy):
     with strategy.scope():
         received = replica_cases.run(name)
     replica_cases.assert_same(received, expected, name)
-
-
-# bfloat16 has 8 bits; the replicas round parts of the sums.
-@pytest.mark.slow
-def test_two_replicas_train_in_mixed_bfloat16(strategy):
-    histories = []
-    for scope in (contextlib.nullcontext(), strategy.scope()):
-        with scope:
-            histories.append(replica_cases.run("plain", dtype="mixed_bfloat16")[0])
-    np.testing.assert_allclose(histories[1]["loss"], histories[0]["loss"], rtol=2**-8)
 
 
 def test_dropout_differs_between_replicas_and_is_repeatable(strategy):

@@ -12,6 +12,7 @@ import sys
 import time
 
 import numpy as np
+import pytest
 
 from keras_vit.training.strategy import place
 
@@ -50,9 +51,18 @@ def check_sigterm():
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
+def check_refusal_of_bfloat16():
+    with (
+        placement.scope(),
+        pytest.raises(ValueError, match="send bfloat16 .* Received: dtype='bfloat16'; 'mixed_bfl"),
+    ):
+        replica_cases.make_model(dtype="bfloat16")
+
+
 def main(folder, *names):
     check_sigterm()
     check_exchange(placement.workers)
+    check_refusal_of_bfloat16()
     for name in names:
         with placement.scope():
             write(

@@ -25,5 +25,27 @@ def test_killed_trainings_of_every_family_end_with_the_same_bits():
 
 
 @pytest.mark.slow
-def test_without_the_random_generators_the_bits_are_others():
-    assert "1 differ" in run("--trials=1", "--kills=3", "--without_seeds")
+def test_history_of_200_steps_is_the_same_byte_for_byte():
+    assert "1 trials, 2 kills, 0 differ" in run("--trials=1", "--kills=2", "--steps=200")
+
+
+@pytest.mark.slow
+@pytest.mark.tensorflow_only
+def test_killed_trainings_on_two_replicas_end_with_the_same_bits():
+    assert "0 differ" in run("--trials=3", "--kills=3", "--strategy=mirrored")
+
+
+@pytest.mark.slow
+def test_trainings_that_are_asked_to_stop_do_so_and_end_with_the_same_bits():
+    assert "0 differ" in run("--trials=2", "--kills=4", "--end=stop")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("left_out", ["seeds", "moments", "metrics", "position"])
+def test_what_a_resumption_leaves_out_makes_other_bits(left_out):
+    assert "1 differ" in run("--trials=1", "--kills=5", f"--without={left_out}")
+
+
+@pytest.mark.slow
+def test_trainings_that_heed_no_signal_are_noticed():
+    assert "1 differ" in run("--trials=1", "--kills=4", "--end=stop", "--without=signals")

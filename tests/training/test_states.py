@@ -119,6 +119,20 @@ def test_states_fall_back_when_the_newest_is_damaged(states):
     assert steps.count(2) > 150
 
 
+def test_states_without_their_checksums_are_read_wrong(states, monkeypatch):
+    """The negative control of the test above."""
+    monkeypatch.setattr("zipfile.ZipExtFile._update_crc", lambda self, data: None)
+    newest = states.paths()[3]
+    content = newest.read_bytes()
+    num_wrong = 0
+    for seed in range(200):
+        newest.write_bytes(content)
+        mutate(newest, random.Random(seed))
+        state = states.newest()
+        num_wrong += not is_equal(state, state.step)
+    assert num_wrong > 20
+
+
 def test_states_that_are_all_damaged_are_an_error_that_names_them(states):
     for path in states.paths().values():
         path.write_bytes(path.read_bytes()[:500])
@@ -182,23 +196,36 @@ def test_states_survive_a_kill_at_every_system_call(operation, states, monkeypat
     assert crash_point > 0
 
 
+def on_a_full_disk(limit, write):
+    """The error of a process whose files may have so many bytes, which is its exit code 0."""
+
+    def work():
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+        try:
+            write()
+        except CheckpointError as error:
+            return 0 if "step_00000004.npz" in str(error) and "MB are needed" in str(error) else 1
+        except OSError:
+            return 2
+        return 3
+
+    return in_child(work)
+
+
 def test_states_survive_a_full_disk(states):
     """At 20 sizes, as a limit of the process."""
     size = states.paths()[3].stat().st_size
     for limit in np.linspace(0, size - 1, 20).astype(int).tolist():
-
-        def work(limit=limit):
-            signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-            resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
-            try:
-                states.write(make_state(4))
-            except CheckpointError as error:
-                return (
-                    0 if "step_00000004.npz" in str(error) and "MB are needed" in str(error) else 1
-                )
-            return 2
-
-        assert in_child(work) == 0
+        assert on_a_full_disk(limit, lambda: states.write(make_state(4))) == 0
         assert list(states.paths()) == [3, 2]
         assert len(list(states.folder.iterdir())) == 2
         assert is_equal(states.newest(), 3)
+
+
+def test_file_that_is_overwritten_in_place_does_not_survive_a_full_disk(states):
+    """The negative control of the test above."""
+    path = states.paths()[3]
+    assert on_a_full_disk(1000, lambda: np.savez(path, **make_state(4).arrays)) == 2
+    with pytest.raises(CheckpointError, match="is damaged"):
+        read_state(path)
