@@ -149,7 +149,8 @@ def benchmark_mirrored():
 def benchmark_remat():
     """Seconds of computing and peak memory of two steps, each kind in a process of its own."""
     setup = (
-        "import contextlib, sys; from absl import flags; import benchmark; "
+        f"import contextlib, sys; sys.path.insert(0, {str(pathlib.Path(__file__).parent)!r}); "
+        "from absl import flags; import benchmark; "
         f"flags.FLAGS({sys.argv!r}[:1] + {sys.argv[1:]!r}); "
         "steps = benchmark.training_steps(contextlib.nullcontext(), remat={}); "
         "{}"

@@ -43,8 +43,6 @@ def check_exchange(workers):
     np.testing.assert_array_equal(second["count"], np.float32([1, np.nan]))
 
 
-<<<<<<< HEAD
-=======
 def check_sigterm():
     """TensorFlow has a handler of its own, which is not heard of again."""
     os.kill(os.getpid(), signal.SIGTERM)
@@ -53,24 +51,12 @@ def check_sigterm():
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
->>>>>>> w
 def check_refusal_of_bfloat16():
     with (
         placement.scope(),
         pytest.raises(ValueError, match="send bfloat16 .* Received: dtype='bfloat16'; 'mixed_bfl"),
     ):
         replica_cases.make_model(dtype="bfloat16")
-<<<<<<< HEAD
-
-
-def check_sigterm():
-    """TensorFlow has a handler of its own, which is not heard of again."""
-    os.kill(os.getpid(), signal.SIGTERM)
-    time.sleep(0.1)
-    assert len(terminations) == 1
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-=======
->>>>>>> w
 
 
 def main(folder, *names):

@@ -369,16 +369,16 @@ def test_workers_that_train_together_end_with_the_same_bits(uninterrupted, tmp_p
 
 
 @pytest.mark.parametrize(
-    ("moment", "count", "step"),
+    ("signalled", "moment", "count", "step"),
     [
-        ("on_train_batch_begin", 1, 1),
-        ("on_train_batch_end", 6, 6),
-        ("on_train_batch_end", 8, 7),
-        ("on_test_batch_end", 3, 7),
-        ("on_epoch_end", 2, 8),
+        (1, "on_train_batch_begin", 1, 1),
+        (0, "on_train_batch_end", 6, 6),
+        (1, "on_train_batch_end", 8, 7),
+        (0, "on_test_batch_end", 3, 7),
+        (1, "on_test_batch_end", 3, 7),
+        (1, "on_epoch_end", 2, 8),
     ],
 )
-@pytest.mark.parametrize("signalled", [0, 1])
 def test_a_signal_to_one_worker_stops_all_after_the_same_step(
     signalled, moment, count, step, uninterrupted, tmp_path
 ):
