@@ -53,7 +53,7 @@ SETTINGS = (
 )
 REGULARIZED = ("dropout=0.2", "stochastic_depth=0.2")
 # Of the largest weight: the rate times a trace of 1 whose last bit is rounded in the other
-# direction, since one device sums in another order.
+# direction, since elsewhere sums have another order.
 TOLERANCE = 0.05 * 2**-8
 
 
