@@ -13,10 +13,24 @@ Elements are tuples, or single tensors, that begin with a position, scalar int64
 negative for a blank.
 """
 
+import os
+
 import numpy as np
 import tensorflow as tf
 
+NUM_THREADS = os.cpu_count()
 _BLANK_EVERY = 64
+
+
+def with_fixed_threads(dataset):
+    """Switches TensorFlow's tuning off, for data sets that say their number of threads themselves.
+
+    The thread that tunes may miss that its iterator is given up, whose destruction then waits for
+    it for up to a minute (TF 2.21: `IsCancelled` is true only after the callbacks).
+    """
+    options = tf.data.Options()
+    options.autotune.enabled = False
+    return dataset.with_options(options)
 
 
 def _stop(elements, prepare, position):
@@ -54,7 +68,7 @@ def _numbered(elements_from, elements, blank, prepare, batch_size, start, num_ba
         return element[0], *prepare(*element, is_named=False)
 
     # `map` and `batch` next to each other are one operation to tf.data: no example is copied twice.
-    batches = elements.map(read, num_parallel_calls=tf.data.AUTOTUNE)
+    batches = elements.map(read, num_parallel_calls=NUM_THREADS)
     batches = batches.batch(batch_size, drop_remainder=True).ignore_errors()
 
     def compare(count, batch):

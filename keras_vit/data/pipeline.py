@@ -32,6 +32,8 @@ __all__ = [
     "training_dataset",
 ]
 
+_PREFETCHED = 2  # batches
+
 
 def _example_seed(seed, epoch, index):
     """The seed, int32 (2,), of what happens to one example in one epoch."""
@@ -144,8 +146,8 @@ def training_dataset(
                 partner=augmentation.mixup_partner,
             )
 
-        dataset = dataset.enumerate(start_step).map(mix, num_parallel_calls=tf.data.AUTOTUNE)
-    return dataset.prefetch(tf.data.AUTOTUNE).with_options(_options())
+        dataset = dataset.enumerate(start_step).map(mix, num_parallel_calls=batches.NUM_THREADS)
+    return batches.with_fixed_threads(dataset.prefetch(_PREFETCHED).with_options(_options()))
 
 
 def example_indices(info, split, *, batch_size, seed, step, shots=None):
@@ -197,4 +199,4 @@ def evaluation_dataset(info, split, preprocessing, *, batch_size, repeated=False
     dataset = batches.finite_batches(
         source.in_order, source.blank, prepare, batch_size, len(source)
     )
-    return dataset.prefetch(tf.data.AUTOTUNE).with_options(_options())
+    return batches.with_fixed_threads(dataset.prefetch(_PREFETCHED).with_options(_options()))
