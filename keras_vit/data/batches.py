@@ -22,15 +22,17 @@ NUM_THREADS = os.cpu_count()
 _BLANK_EVERY = 64
 
 
-def with_fixed_threads(dataset):
-    """Switches TensorFlow's tuning off, for data sets that say their number of threads themselves.
-
-    The thread that tunes may miss that its iterator is given up, whose destruction then waits for
-    it for up to a minute (TF 2.21: `IsCancelled` is true only after the callbacks).
-    """
+def make_options():
+    """The `tf.data.Options` of all our data sets."""
     options = tf.data.Options()
+    options.deterministic = True
+    # They say their number of threads themselves: the thread that tunes may miss that its iterator
+    # is given up, whose destruction then waits for it for up to a minute (TF 2.21: `IsCancelled` is
+    # true only after the callbacks).
     options.autotune.enabled = False
-    return dataset.with_options(options)
+    # Each worker reads all of it and takes its share: the order must not depend on their number.
+    options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.DATA
+    return options
 
 
 def _stop(elements, prepare, position):

@@ -14,7 +14,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_vit.data import decode, preprocess
-from keras_vit.data.batches import NUM_THREADS, with_fixed_threads
+from keras_vit.data.batches import NUM_THREADS, make_options
 from keras_vit.data.datasets import FolderSource
 
 MAX_INDEXED_BYTES = 2**30
@@ -257,8 +257,8 @@ def _decode_all(records, read, num_examples):
     """Returns `_Pixels`, or None where they would take too much memory."""
     max_bytes = _max_pixel_bytes()
     images, num_bytes = [], 0
-    decoded = with_fixed_threads(records.map(read, num_parallel_calls=NUM_THREADS).prefetch(2))
-    for image in decoded.as_numpy_iterator():
+    decoded = records.map(read, num_parallel_calls=NUM_THREADS).prefetch(NUM_THREADS)
+    for image in decoded.with_options(make_options()).as_numpy_iterator():
         images.append(image)
         num_bytes += image.size
         expected = num_bytes / len(images) * num_examples

@@ -45,14 +45,6 @@ def _batch_seed(seed, step):
     return tf.random.fold_in(tf.constant([seed, 1], tf.int32), step)
 
 
-def _options():
-    options = tf.data.Options()
-    options.deterministic = True
-    # Each worker reads all of it and takes its share: the order must not depend on their number.
-    options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.DATA
-    return options
-
-
 def _check_positive(**values):
     for name, value in values.items():
         if value is not None and value < 1:
@@ -147,7 +139,7 @@ def training_dataset(
             )
 
         dataset = dataset.enumerate(start_step).map(mix, num_parallel_calls=batches.NUM_THREADS)
-    return batches.with_fixed_threads(dataset.prefetch(_PREFETCHED).with_options(_options()))
+    return dataset.prefetch(_PREFETCHED).with_options(batches.make_options())
 
 
 def example_indices(info, split, *, batch_size, seed, step, shots=None):
@@ -199,4 +191,4 @@ def evaluation_dataset(info, split, preprocessing, *, batch_size, repeated=False
     dataset = batches.finite_batches(
         source.in_order, source.blank, prepare, batch_size, len(source)
     )
-    return batches.with_fixed_threads(dataset.prefetch(_PREFETCHED).with_options(_options()))
+    return dataset.prefetch(_PREFETCHED).with_options(batches.make_options())

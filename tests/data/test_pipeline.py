@@ -63,6 +63,14 @@ def test_training_dataset_has_static_shapes(source):
     )
 
 
+def test_datasets_leave_no_thread_that_their_end_waits_for(source):
+    info, split, _ = source
+    evaluation = pipeline.evaluation_dataset(info, split, RULE, batch_size=3)
+    for dataset in (_train(info, split), evaluation):
+        assert dataset.options().autotune.enabled is False
+        assert dataset.options().deterministic is True
+
+
 def test_training_dataset_epoch_holds_each_example_once(source):
     info, split, size = source
     # 3 divides both sizes, so that an epoch ends with a batch.

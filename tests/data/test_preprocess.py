@@ -72,6 +72,13 @@ def test_resize_bilinear_equals_numpy(size):
     np.testing.assert_allclose(resized, _bilinear(IMAGE, *size), atol=ATOL)
 
 
+@pytest.mark.parametrize("size", [(3, 4), (16, 16), (37, 41)])
+def test_resize_bilinear_of_large_images_gives_the_same_bits(size, monkeypatch):
+    expected = preprocess.resize(IMAGE, size).numpy()
+    monkeypatch.setattr(preprocess, "_MAX_FLOATS", 0)
+    np.testing.assert_array_equal(preprocess.resize(IMAGE, size), expected)
+
+
 def test_resize_area_by_a_whole_factor_is_the_mean():
     image = IMAGE[:10, :15]
     resized = _both(lambda image: preprocess.resize(image, (5, 5), "area"), image)

@@ -11,6 +11,7 @@ import sys
 import jax
 
 from keras_vit.training.strategy import place
+from tests import tiny
 from tests.trainer import replica_cases
 
 
@@ -27,7 +28,7 @@ def main(*names):
             replica_cases.assert_same(received, expected, name)
     placement = place("model_parallel")
     with placement.scope():
-        model = replica_cases.make_model()
+        model = tiny.make_model()
     split = {v.path for v in model.weights if not v.value.sharding.is_fully_replicated}
     block = "encoderblock_0"
     projections = {

@@ -21,6 +21,7 @@ import numpy as np  # noqa: E402
 import tensorflow as tf  # noqa: E402
 
 from keras_vit.training.losses import SoftmaxCrossentropy  # noqa: E402
+from tests import tiny  # noqa: E402
 from tests.trainer import replica_cases  # noqa: E402
 
 
@@ -28,7 +29,7 @@ def main(folder):
     keras.distribution.set_distribution(keras.distribution.DataParallel())
     examples = tf.data.Dataset.from_tensor_slices(replica_cases.examples(80))
     batches = examples.batch(8, drop_remainder=True)
-    model = replica_cases.make_model(dropout=0.2, stochastic_depth=0.2)
+    model = tiny.make_model(dropout=0.2, stochastic_depth=0.2)
     model.compile(
         replica_cases.decayed(global_clipnorm=0.5, use_ema=True, ema_momentum=0.9),
         SoftmaxCrossentropy(),

@@ -6,10 +6,10 @@ Used in this process, in two worker processes, and on forced host devices of the
 import keras
 import numpy as np
 
-import keras_vit
 from keras_vit.training.losses import SoftmaxCrossentropy
 from keras_vit.training.optimizers import SGD, AdamW
 from keras_vit.training.schedules import WarmupDecay
+from tests.tiny import make_model
 
 # float32 sums in another order, over ten steps.
 WEIGHTS = 1e-6
@@ -73,25 +73,6 @@ def examples(number):
     rng = np.random.default_rng(1)
     images = rng.uniform(-1, 1, (number, 8, 8, 3)).astype("float32")
     return images, rng.integers(0, 3, number)
-
-
-def make_model(**config):
-    keras.utils.set_random_seed(3)
-    model = keras_vit.create_model(
-        "ViT-Ti/16",
-        num_classes=3,
-        image_size=8,
-        patch_size=4,
-        hidden_size=16,
-        mlp_dim=32,
-        num_heads=2,
-        depth=1,
-        **config,
-    )
-    # The official head starts at zero, and with it all other gradients.
-    kernel = next(v for v in model.weights if v.path == "head/kernel")
-    kernel.assign(np.random.default_rng(0).normal(size=kernel.shape) * 0.1)
-    return model
 
 
 def run(name, held_out=13, **arguments):

@@ -1,3 +1,5 @@
+import functools
+
 import keras
 import numpy as np
 import pytest
@@ -5,6 +7,7 @@ import pytest
 import keras_vit
 from keras_vit.training.losses import SoftmaxCrossentropy
 from keras_vit.training.optimizers import SGD, AdamW
+from tests import tiny
 
 needs_micro_batches = pytest.mark.skipif(
     keras.backend.backend() not in ("tensorflow", "jax"), reason="no micro-batches on this backend"
@@ -13,23 +16,7 @@ needs_micro_batches = pytest.mark.skipif(
 TOLERANCE = 1e-5
 
 
-def make_model(**config):
-    keras.utils.set_random_seed(3)
-    model = keras_vit.create_model(
-        "ViT-Ti/16",
-        num_classes=3,
-        image_size=8,
-        patch_size=4,
-        hidden_size=16,
-        mlp_dim=32,
-        num_heads=2,
-        depth=2,
-        **config,
-    )
-    # The official head starts at zero, and with it all other gradients.
-    kernel = next(v for v in model.weights if v.path == "head/kernel")
-    kernel.assign(np.random.default_rng(0).normal(size=kernel.shape) * 0.1)
-    return model
+make_model = functools.partial(tiny.make_model, depth=2)
 
 
 @pytest.fixture

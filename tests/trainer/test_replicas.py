@@ -8,8 +8,9 @@ import keras_vit
 from keras_vit.training.losses import SoftmaxCrossentropy
 from keras_vit.training.optimizers import SGD, AdamW, averaged_weights
 from keras_vit.training.strategy import mirrored_strategy
+from tests.tiny import make_model
 from tests.trainer import replica_cases
-from tests.trainer.replica_cases import examples, make_model
+from tests.trainer.replica_cases import examples
 
 pytestmark = pytest.mark.tensorflow_only
 

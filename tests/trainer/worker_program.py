@@ -20,6 +20,7 @@ terminations = []
 signal.signal(signal.SIGTERM, lambda *_: terminations.append(time.monotonic()))
 placement = place("multiworker")
 
+from tests import tiny  # noqa: E402
 from tests.trainer import replica_cases  # noqa: E402  (strategy first)
 
 PARTS = ("history", "results", "weights", "others")
@@ -56,7 +57,7 @@ def check_refusal_of_bfloat16():
         placement.scope(),
         pytest.raises(ValueError, match="send bfloat16 .* Received: dtype='bfloat16'; 'mixed_bfl"),
     ):
-        replica_cases.make_model(dtype="bfloat16")
+        tiny.make_model(dtype="bfloat16")
 
 
 def main(folder, *names):

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-import keras_vit
 from keras_vit.cli.training_flags import print_result
 from keras_vit.data import pipeline
 from keras_vit.training.callbacks import RequireFiniteLoss, TrainingError
@@ -18,38 +17,16 @@ from keras_vit.training.recipes import Recipe
 from keras_vit.training.resume import ExactResume
 from keras_vit.training.run import pretrain
 from keras_vit.training.states import StateFolder
+from tests import tiny
 
 TINY = Recipe(
     steps=6,
     batch_size=8,
     optimizer="sgd",
     ema=0.9,
-    image_size=8,
     report_steps=2,
-    model="ViT-Ti/16",
-    patch_size=4,
-    hidden_size=16,
-    mlp_dim=32,
-    num_heads=2,
-    depth=1,
+    **tiny.RECIPE,
 )
-
-
-def make_model(dtype=None):
-    keras.utils.set_random_seed(3)
-    model = keras_vit.create_model(
-        "ViT-Ti/16",
-        num_classes=3,
-        image_size=8,
-        **{name: getattr(TINY, name) for name in ("patch_size", "hidden_size", "mlp_dim")},
-        num_heads=2,
-        depth=1,
-        dtype=dtype,
-    )
-    # The official head starts at zero, and with it all other gradients.
-    kernel = next(v for v in model.weights if v.path == "head/kernel")
-    kernel.assign(np.random.default_rng(0).normal(size=kernel.shape) * 0.1)
-    return model
 
 
 def examples(num_batches, bad=()):
@@ -125,7 +102,7 @@ def test_bad_data_at_the_end_of_reports_are_passed_over(poison, digits_dir, tmp_
 
 def test_optimizer_that_refuses_nothing_lets_bad_data_into_the_weights():
     """The negative control of this file."""
-    model = make_model()
+    model = tiny.make_model()
     model.compile(keras.optimizers.SGD(0.1), SoftmaxCrossentropy())
     model.fit(*examples(2, bad=[1]), batch_size=8, verbose=0)
     assert not all(np.isfinite(value).all() for value in values(model.trainable_variables).values())
@@ -133,7 +110,7 @@ def test_optimizer_that_refuses_nothing_lets_bad_data_into_the_weights():
 
 def test_history_of_a_step_that_was_refused_is_saved_and_read_back(tmp_path):
     def begin():
-        model = make_model()
+        model = tiny.make_model()
         model.compile(SGD(0.1), SoftmaxCrossentropy())
         return model, ExactResume(tmp_path)
 
@@ -149,7 +126,7 @@ def test_history_of_a_step_that_was_refused_is_saved_and_read_back(tmp_path):
 
 @pytest.mark.parametrize(("make", "accumulation_steps"), [(SGD, 1), (AdamW, 2)])
 def test_overflow_in_float16_is_refused_and_halves_the_scale(make, accumulation_steps):
-    model = make_model("mixed_float16")
+    model = tiny.make_model(dtype="mixed_float16")
     optimizer = make(
         0.01, weight_decay=0.1, use_ema=True, ema_momentum=0.9, dynamic_loss_scale=True
     )
@@ -192,7 +169,7 @@ def test_overflow_in_float16_is_refused_on_all_replicas():
     from keras_vit.training.strategy import mirrored_strategy
 
     with mirrored_strategy().scope():
-        model = make_model("mixed_float16")
+        model = tiny.make_model(dtype="mixed_float16")
         optimizer = SGD(0.01, use_ema=True, ema_momentum=0.9, dynamic_loss_scale=True)
         optimizer.build(model.trainable_variables)
     model.compile(optimizer, SoftmaxCrossentropy())
@@ -211,7 +188,7 @@ def test_overflow_in_float16_is_refused_on_all_replicas():
 def test_gradient_in_float16_does_not_depend_on_the_scale():
     norms = {}
     for scale in (None, 1.0, 2.0**10):
-        model = make_model(None if scale is None else "mixed_float16")
+        model = tiny.make_model(dtype=None if scale is None else "mixed_float16")
         optimizer = SGD(0.0, dynamic_loss_scale=scale is not None)
         optimizer.build(model.trainable_variables)
         if scale is not None:
@@ -237,7 +214,7 @@ def test_overflow_in_float16_is_no_failure_until_the_scale_is_one(caplog):
 
 
 def test_optimizer_without_scale_is_refused_in_float16():
-    model = make_model("mixed_float16")
+    model = tiny.make_model(dtype="mixed_float16")
     with pytest.raises(ValueError, match="must scale the loss. Received: 'sgd' without"):
         model.compile(SGD(0.1), SoftmaxCrossentropy())
     model.compile(keras.optimizers.SGD(0.1), SoftmaxCrossentropy())

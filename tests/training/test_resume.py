@@ -292,17 +292,19 @@ def test_a_state_that_is_not_finite_is_never_written(tmp_path):
     assert list(StateFolder(tmp_path).paths()) == [2, 1]
 
 
+def replace_by_a_file(folder):
+    for path in folder.iterdir():
+        path.unlink()
+    folder.rmdir()
+    folder.write_text("")
+
+
 def test_a_folder_that_goes_is_an_error_after_three_attempts(tmp_path):
     folder = tmp_path / "state"
-
-    def replace_by_a_file():
-        for path in folder.iterdir():
-            path.unlink()
-        folder.rmdir()
-        folder.write_text("")
-
     with pytest.raises(CheckpointError, match="cannot be written: .*MB are needed"):
-        train(folder, [At("on_train_batch_end", 3, replace_by_a_file)], save_steps=1)
+        train(
+            folder, [At("on_train_batch_end", 3, lambda: replace_by_a_file(folder))], save_steps=1
+        )
 
 
 def test_what_keras_callbacks_remember_is_given_back(tmp_path):
@@ -395,14 +397,7 @@ def test_a_signal_to_one_worker_stops_all_after_the_same_step(
 
 def test_a_state_that_the_chief_cannot_write_ends_all_workers(tmp_path):
     folder = tmp_path / "state"
-
-    def replace_by_a_file():
-        for path in folder.iterdir():
-            path.unlink()
-        folder.rmdir()
-        folder.write_text("")
-
-    others = ([At("on_train_batch_end", 3, replace_by_a_file)], ())
+    others = ([At("on_train_batch_end", 3, lambda: replace_by_a_file(folder))], ())
     chief, other = train_together(folder, others, save_steps=1)
     for error in (chief, other):
         assert isinstance(error, CheckpointError)

@@ -17,6 +17,7 @@ from keras_vit.training.recipes import Recipe
 from keras_vit.training.resume import ExactResume
 from keras_vit.training.run import pretrain
 from keras_vit.training.states import State, StateFolder
+from tests import tiny
 
 NOBODY = 65534
 
@@ -57,14 +58,8 @@ def test_folder_that_is_deleted_is_made_again_and_the_run_ends(digits_dir, tmp_p
     recipe = Recipe(
         steps=4,
         batch_size=8,
-        image_size=8,
         report_steps=2,
-        model="ViT-Ti/16",
-        patch_size=4,
-        hidden_size=8,
-        mlp_dim=8,
-        num_heads=2,
-        depth=1,
+        **tiny.RECIPE,
     )
 
     original = Validation.on_epoch_end

@@ -5,13 +5,13 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-import keras_vit
 from keras_vit.training import folder as folders
 from keras_vit.training.losses import SoftmaxCrossentropy
 from keras_vit.training.optimizers import AdamW
 from keras_vit.training.resume import ExactResume
 from keras_vit.training.states import StateFolder, capture, restore
 from keras_vit.training.strategy import mirrored_strategy
+from tests import tiny
 
 pytestmark = pytest.mark.tensorflow_only
 STEPS, EPOCHS = 3, 2
@@ -33,18 +33,7 @@ class Stop(keras.callbacks.Callback):
 
 def make_model():
     with mirrored_strategy().scope():
-        keras.utils.set_random_seed(1)
-        model = keras_vit.create_model(
-            "ViT-Ti/16",
-            num_classes=3,
-            image_size=8,
-            patch_size=4,
-            hidden_size=8,
-            mlp_dim=16,
-            num_heads=2,
-            depth=1,
-            dropout=0.3,
-        )
+        model = tiny.make_model(dropout=0.3)
         optimizer = AdamW(0.01, use_ema=True, ema_momentum=0.9)
         accuracy = keras.metrics.SparseCategoricalAccuracy(name="accuracy")
     model.compile(optimizer, SoftmaxCrossentropy(), metrics=[accuracy])

@@ -17,6 +17,7 @@ from keras_vit.training import callbacks, folder
 from keras_vit.training.callbacks import TrainingError
 from keras_vit.training.recipes import Recipe
 from keras_vit.training.run import finetune, pretrain
+from tests import tiny
 
 TINY = Recipe(
     steps=5,
@@ -26,14 +27,8 @@ TINY = Recipe(
     global_clipnorm=None,
     dropout=0.1,
     augmentation="shift",
-    image_size=8,
     report_steps=2,
-    model="ViT-Ti/16",
-    patch_size=4,
-    hidden_size=16,
-    mlp_dim=32,
-    num_heads=2,
-    depth=1,
+    **tiny.RECIPE,
 )
 
 
