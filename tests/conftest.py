@@ -1,5 +1,6 @@
 """What the tests share: the backend's marker, reference data, and the contract of every layer."""
 
+import gc
 import json
 import pathlib
 
@@ -31,6 +32,17 @@ def pytest_collection_modifyitems(items):
 @pytest.fixture(autouse=True)
 def _fixed_seed():
     keras.utils.set_random_seed(0)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _no_old_iterators():
+    """Collects the iterators of data sets that stopped trainings hold in cycles, while they are new.
+
+    TensorFlow 2.21's may take as long to end as they have lived, up to a minute, wherever the
+    collector happens to find them (`keras_vit.data.batches.make_options` says why).
+    """
+    yield
+    gc.collect()
 
 
 @pytest.fixture(autouse=True)
