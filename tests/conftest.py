@@ -36,7 +36,7 @@ def _fixed_seed():
 
 @pytest.fixture(autouse=True, scope="module")
 def _no_old_iterators():
-    """Collects the iterators of data sets that stopped trainings hold in cycles, while they are new.
+    """Collects the iterators of data sets that stopped trainings hold in cycles, while new.
 
     TensorFlow 2.21's may take as long to end as they have lived, up to a minute, wherever the
     collector happens to find them (`keras_vit.data.batches.make_options` says why).
