@@ -14,7 +14,7 @@ MAX_LINES = 400
 STANDARD = set(sys.stdlib_module_names)
 RULES = {
     "layers": ((), ("keras",)),
-    "trainer": ((), ("keras", "tensorflow", "jax")),
+    "trainer": ((), ("keras", "numpy", "tensorflow", "jax")),
     "models": (("layers", "trainer"), ("keras",)),
     "checkpoints": ((), ("numpy", "ml_dtypes", "h5py", "tqdm")),
     "zoo": (("models", "checkpoints", "layers", "memory", "saving", "stored_models"), ("keras",)),
@@ -37,7 +37,7 @@ RULES = {
     "training": (
         # checkpoints: how files of arrays are written, and the error of those that cannot be read
         ("models", "zoo", "data", "evaluation", "checkpoints", "version"),
-        ("keras", "numpy", "tensorflow", "tqdm"),
+        ("keras", "numpy", "tensorflow", "jax", "tqdm"),
     ),
     "cli": (("*",), ("absl", "tqdm", "numpy")),
     "__init__": (("*",), ()),

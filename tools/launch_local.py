@@ -2,9 +2,9 @@
 
     python tools/launch_local.py --workers 2 -- keras-vit finetune --strategy=multiworker ...
 
-Each gets its TF_CONFIG; what it prints is marked with its index.  The exit code is that of the
-first worker that fails, or 0.  When one fails the others have a minute to end by themselves.
-SIGTERM is passed on to all of them.
+Each gets its TF_CONFIG, and the variables that Keras has for the same on JAX; what it prints is
+marked with its index.  The exit code is that of the first worker that fails, or 0.  When one fails
+the others have a minute to end by themselves.  SIGTERM is passed on to all of them.
 """
 
 import json
@@ -35,12 +35,22 @@ def free_ports(number):
             one.close()
 
 
+def place_in(addresses, index):
+    """The environment variables of one worker, for both backends."""
+    config = {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}}
+    return {
+        "TF_CONFIG": json.dumps(config),
+        "KERAS_DISTRIBUTION_JOB_ADDRESSES": addresses[0],
+        "KERAS_DISTRIBUTION_NUM_PROCESSES": str(len(addresses)),
+        "KERAS_DISTRIBUTION_PROCESS_ID": str(index),
+    }
+
+
 def start(command, index, addresses):
     """Starts one worker, and a thread that passes on what it prints."""
-    config = {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}}
     process = subprocess.Popen(
         command,
-        env={**os.environ, "TF_CONFIG": json.dumps(config)},
+        env={**os.environ, **place_in(addresses, index)},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

@@ -24,7 +24,8 @@ export TF_CPP_MIN_LOG_LEVEL=3
 # Both backends at once: each keeps about one core busy.
 KERAS_BACKEND=jax "$venv/bin/python" -m pytest -q -m "$marker" -p no:cacheprovider \
   tests/layers tests/models tests/checkpoints tests/trainer tests/test_zoo.py \
-  tests/training/test_{losses,not_finite,official_finetuning,optimizers,recipe_table,schedules}.py \
+  tests/training/test_{jax_workers,losses,not_finite,official_finetuning,optimizers}.py \
+  tests/training/test_{recipe_table,schedules,strategy}.py \
   > "$venv/jax.log" 2>&1 &
 jax=$!
 status=0

@@ -100,9 +100,11 @@ def _quiet_native_code():
     """Python keeps the terminal, and native code, which writes to the descriptor, loses it.
 
     TensorFlow logs to it while it is imported, whatever TF_CPP_MIN_LOG_LEVEL is.  A crash of native
-    code still shows, as Python's own report.
+    code still shows, as Python's own report.  One of several processes of JAX keeps it: that is
+    where JAX says why it ends the process when another one is lost.
     """
-    if not _is_descriptor_2(sys.stderr):
+    is_one_of_several = os.environ.get("KERAS_DISTRIBUTION_NUM_PROCESSES", "1") != "1"
+    if is_one_of_several or not _is_descriptor_2(sys.stderr):
         yield
         return
     python_stderr = sys.stderr

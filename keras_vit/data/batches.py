@@ -53,8 +53,11 @@ def _stop(elements, prepare, position):
         return tf.constant(True)
 
 
-def _numbered(elements_from, elements, blank, prepare, batch_size, start, num_batches=None):
-    """Batches of (positions, *prepared) but for those of blanks alone; None stands for no end."""
+def _numbered(elements_from, elements, blank, prepare, batch_size, start, stride, num_batches=None):
+    """Batches of (positions, *prepared) but for those of blanks alone.
+
+    They begin at the positions start, start + stride, ...; `num_batches` None stands for no end.
+    """
     pattern = np.zeros((_BLANK_EVERY + 1) * batch_size, np.int64)
     pattern[-batch_size:] = 1
     elements = tf.data.Dataset.choose_from_datasets(
@@ -76,7 +79,7 @@ def _numbered(elements_from, elements, blank, prepare, batch_size, start, num_ba
     def compare(count, batch):
         group, place = count // (_BLANK_EVERY + 1), count % (_BLANK_EVERY + 1)
         position = group * _BLANK_EVERY + tf.minimum(place, _BLANK_EVERY - 1)
-        position = start + position * batch_size
+        position = start + position * stride
         expected = tf.where(place < _BLANK_EVERY, position, -1)
         is_next = tf.cond(
             tf.equal(batch[0][0], expected),
@@ -90,7 +93,7 @@ def _numbered(elements_from, elements, blank, prepare, batch_size, start, num_ba
     return batches.filter(lambda positions, *_: positions[0] >= 0)
 
 
-def endless_batches(elements_from, blank, prepare, batch_size, start):
+def endless_batches(elements_from, blank, prepare, batch_size, start, shard=(0, 1)):
     """Batches without end of `prepare(*element, is_named)`.
 
     Args:
@@ -100,13 +103,19 @@ def endless_batches(elements_from, blank, prepare, batch_size, start):
         prepare: a function to a tuple of tensors.  With `is_named` it must raise the error that
             names the example, wherever it raises without.
         batch_size: B.
-        start: the position of the first example.
+        start: the position of the first example, a multiple of B.
+        shard: `(index, number)`: reads that part of each batch only, of B / number examples.
 
     Returns:
-        A `tf.data.Dataset` of tuples of tensors (B, ...).
+        A `tf.data.Dataset` of tuples of tensors (B / number, ...).
     """
+    index, number = shard
+    size = batch_size // number
     elements = elements_from(start)
-    batches = _numbered(elements_from, elements, blank, prepare, batch_size, start)
+    if number > 1:
+        elements = elements.filter(lambda *element: element[0] % batch_size // size == index)
+    first = start + index * size
+    batches = _numbered(elements_from, elements, blank, prepare, size, first, batch_size)
     return batches.map(lambda _, *parts: parts)
 
 
@@ -134,6 +143,8 @@ def finite_batches(elements_from, blank, prepare, batch_size, num_examples):
         )
 
     elements = elements_from(0).concatenate(tf.data.Dataset.from_tensors(blank).repeat())
-    batches = _numbered(elements_from, elements, blank, prepare, batch_size, 0, num_batches)
+    batches = _numbered(
+        elements_from, elements, blank, prepare, batch_size, 0, batch_size, num_batches
+    )
     batches = batches.take(num_batches).map(without_blanks)
     return batches.apply(tf.data.experimental.assert_cardinality(num_batches))

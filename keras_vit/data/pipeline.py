@@ -62,6 +62,7 @@ def training_dataset(
     shots=None,
     num_replicas=1,
     start_step=0,
+    shard=(0, 1),
 ):
     """Returns shuffled and augmented batches without end.
 
@@ -80,6 +81,8 @@ def training_dataset(
             `seed`; None keeps all.
         num_replicas: the batch size must be a multiple of it.
         start_step: the number of batches to leave out at the beginning.
+        shard: `(index, number)`: gives that part of each batch only, B / number examples, for one
+            of several processes.  Nothing else is decoded, unless `augmentation` mixes images.
 
     Returns:
         An infinite `tf.data.Dataset` of `(images, labels)`: float32 (B, h, w, 3) in the value range
@@ -87,8 +90,8 @@ def training_dataset(
         as float32 (B, C).
 
     Raises:
-        ValueError: for an unknown split or augmentation, a batch size that the replicas do not
-            divide, more shots than a class has, or labels that are no classes.
+        ValueError: for an unknown split or augmentation, a batch size that the replicas or the
+            shards do not divide, more shots than a class has, or labels that are no classes.
         tf.errors.InvalidArgumentError: for an image that is not decoded, now or while it is read;
             the message names it.
     """
@@ -97,6 +100,12 @@ def training_dataset(
         raise ValueError(
             "`batch_size` must be a multiple of the number of replicas. Received: "
             f"{batch_size} for {num_replicas}"
+        )
+    index, number = shard
+    if not 0 <= index < number or batch_size % number:
+        raise ValueError(
+            "`shard` must be (index, number), the number a divisor of `batch_size`. Received: "
+            f"{shard} for {batch_size}"
         )
     if not 0 <= seed < 2**31:
         raise ValueError(f"`seed` must be in [0, 2**31). Received: {seed}")
@@ -125,11 +134,13 @@ def training_dataset(
         prepare,
         batch_size,
         start_step * batch_size,
+        (0, 1) if augmentation.mixes else shard,
     )
     if augmentation.mixes:
+        size = batch_size // number
 
         def mix(step, batch):
-            return augment.mix_batch(
+            mixed = augment.mix_batch(
                 *batch,
                 _batch_seed(seed, step),
                 info.num_classes,
@@ -137,6 +148,7 @@ def training_dataset(
                 cutmix=augmentation.cutmix,
                 partner=augmentation.mixup_partner,
             )
+            return tuple(part[index * size : (index + 1) * size] for part in mixed)
 
         dataset = dataset.enumerate(start_step).map(mix, num_parallel_calls=batches.NUM_THREADS)
     return dataset.prefetch(_PREFETCHED).with_options(batches.make_options())

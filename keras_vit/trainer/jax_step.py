@@ -1,7 +1,11 @@
-"""The training step on the JAX backend, a pure function of (state, data)."""
+"""What `fit` and `predict_on_batch` run on the JAX backend.
+
+A training step is a pure function of (state, data).
+"""
 
 import jax
 import keras
+import numpy as np
 
 from keras_vit.trainer.parts import join, split
 
@@ -50,6 +54,50 @@ def accumulated_step(model, state, data):
         metrics, loss / num_parts, x, y, jax.tree.map(join, outputs), sample_weight
     )
     return logs, (trainable, others, optimizer, metrics)
+
+
+def spread(batch):
+    """Arrays (B, ...) over the devices of the current distribution, each with its part.
+
+    All processes must have the whole of them.  They stay as they are where there is no
+    distribution, or where the devices do not divide B.
+    """
+    distribution = keras.distribution.distribution()
+    if distribution is None:
+        return batch
+    mesh = distribution.device_mesh
+    num_shards = mesh.shape[mesh.axis_names.index(distribution.batch_dim_name)]
+
+    def put(array):
+        array = np.asarray(array)
+        if len(array) % num_shards:
+            return array
+        layout = distribution.get_data_layout(array.shape).backend_layout
+        return jax.make_array_from_callback(array.shape, layout, lambda index: array[index])
+
+    return jax.tree.map(put, batch)
+
+
+def gathered(arrays):
+    """Arrays of which this process can read every number; all processes must call it."""
+
+    def gather(array):
+        if array.is_fully_addressable:
+            return array
+        everywhere = jax.sharding.NamedSharding(array.sharding.mesh, jax.sharding.PartitionSpec())
+        return jax.jit(lambda part: part, out_shardings=everywhere)(array)
+
+    return jax.tree.map(gather, arrays)
+
+
+def with_gathered_outputs(predict_function):
+    """Keras's function for a batch, with outputs that each process can read."""
+
+    def predict(state, iterator):
+        outputs, state = predict_function(state, iterator)
+        return gathered(outputs), state
+
+    return predict
 
 
 def with_measures(model, outcome):

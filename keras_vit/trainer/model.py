@@ -152,7 +152,14 @@ class TrainableModel(keras.Model):
         """Makes what `predict` and `predict_on_batch` call for each execution."""
         strategy = _strategy_of(self)
         if strategy is None:
-            return super().make_predict_function(force)
+            if keras.backend.backend() != "jax":
+                return super().make_predict_function(force)
+            if self.predict_function is None or force:
+                from keras_vit.trainer import jax_step
+
+                super().make_predict_function(force)
+                self.predict_function = jax_step.with_gathered_outputs(self.predict_function)
+            return self.predict_function
         if self.predict_function is None or force:
             from keras_vit.trainer import replicas
 
@@ -160,9 +167,16 @@ class TrainableModel(keras.Model):
         return self.predict_function
 
     def predict_on_batch(self, x):
-        """As of Keras; the replicas of a strategy share the batch."""
+        """As of Keras; the replicas of a strategy, or the devices on JAX, share the batch.
+
+        Of several processes, all must be given the whole batch.
+        """
         strategy = _strategy_of(self)
         if strategy is None:
+            if keras.backend.backend() == "jax":
+                from keras_vit.trainer import jax_step
+
+                x = jax_step.spread(x)
             return super().predict_on_batch(x)
         from keras_vit.trainer import replicas
 

@@ -59,13 +59,13 @@ def adapted(arrays, model, workers):
             result[key] = _as_momentum(array, expected.get(key)) if is_of_optimizer else array
     for place, by_replica in counts.items():
         shares = [by_replica[replica] for replica in sorted(by_replica)]
+        total = np.sum(shares, axis=0, dtype=shares[0].dtype)
+        if place in expected:
+            result[place] = total
+            continue
         number = num_local * workers.number
         if len(shares) != number:
-            total = np.sum(shares, axis=0, dtype=shares[0].dtype)
-            shares = [total, *[np.zeros_like(shares[0])] * (number - 1)]
-        if place in expected:
-            result[place] = shares[0]
-            continue
+            shares = [total, *[np.zeros_like(total)] * (number - 1)]
         for replica in range(num_local):
             result[f"{place}/{replica}"] = shares[workers.index * num_local + replica]
     return result

@@ -101,8 +101,9 @@ def execute(
             overwrite=overwrite,
             workers=placement.workers,
         )
-        # Where there are replicas, it is the strategy's own prefetching that waits.
-        waiting = WaitingShare() if placement.num_replicas == 1 else None
+        # Under the strategies of TensorFlow it is their own prefetching that waits.
+        is_read_by_steps = placement.num_replicas == 1 or keras.backend.backend() == "jax"
+        waiting = WaitingShare() if is_read_by_steps else None
         rows = fit(
             model,
             info,
@@ -115,6 +116,7 @@ def execute(
             progress=progress,
             resume=resume,
             num_replicas=placement.num_replicas,
+            data_shard=placement.data_shard,
             waiting=waiting,
         )
         seconds = resume.seconds

@@ -23,6 +23,7 @@ def fit(
     progress=True,
     resume=None,
     num_replicas=1,
+    data_shard=(0, 1),
     waiting=None,
 ):
     """Compiles a model by a recipe and trains it with `model.fit`; it is not compiled afterwards.
@@ -40,6 +41,7 @@ def fit(
         resume: an `ExactResume`, from whose state it goes on and which saves it.
         num_replicas: of the strategy in whose scope the model was made; the batch size must be a
             multiple of it.
+        data_shard: `(index, number)`, which part of each batch is read here.
         waiting: a `WaitingShare` that measures how long the steps wait for data, or None.
 
     Returns:
@@ -59,6 +61,7 @@ def fit(
         augmentation=recipe.augmentation,
         start_step=start_step,
         num_replicas=num_replicas,
+        shard=data_shard,
         **order,
     )
     if waiting is not None:

@@ -77,3 +77,14 @@ def _codes(frame):
     while frame is not None:
         yield frame.f_code
         frame = frame.f_back
+
+
+def take_back_sigterm():
+    """Installs the handler of SIGTERM again that Python believes in.
+
+    Several workers' TensorFlow or JAX has put its own in that place, which notes that the machine
+    will be taken away, and leaves the process as it is.
+    """
+    handler = signal.getsignal(signal.SIGTERM)
+    if handler is not None and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, handler)

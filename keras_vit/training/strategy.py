@@ -7,21 +7,14 @@ Imports nothing heavy, so that the command's help can list the strategies.
 """
 
 import contextlib
-import dataclasses
 import functools
 import json
 import os
-import pathlib
-import re
-import signal
-import threading
-from collections.abc import Callable
-from typing import Any
 
 from absl import logging
 
-from keras_vit.training import folder
-from keras_vit.training.workers import Workers, exchange_over
+from keras_vit.training.placement import Placement
+from keras_vit.training.signals import take_back_sigterm
 
 TENSORFLOW, JAX = "tensorflow", "jax"
 # name -> the backends that have it
@@ -46,79 +39,6 @@ MODEL_PARALLEL_LAYOUT = {
     r".*/mlp/dense_2/kernel": ("model", None),
 }
 
-_ABORTED = "Collective ops is aborted by: "
-_TASK = re.compile(r"/job:\w+/(?:replica:\d+/)?task:\d+")
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Placement:
-    """Where a training runs.
-
-    Args:
-        name: one of `STRATEGIES`, never `"auto"`, or `"single"`.
-        num_replicas: how many parts a batch is cut into; a batch size must be a multiple of it.
-        workers: the processes that train together.
-        make_scope: makes the context in which a model is made, trained and evaluated.
-    """
-
-    name: str = "single"
-    num_replicas: int = 1
-    workers: Workers = Workers()
-    make_scope: Callable[[], Any] = dataclasses.field(
-        default=contextlib.nullcontext, repr=False, compare=False
-    )
-
-    @contextlib.contextmanager
-    def scope(self):
-        """The context in which a model is made, trained and evaluated.
-
-        Raises:
-            TrainingError: if another worker is gone.
-        """
-        with self.make_scope():
-            if self.workers.number == 1:
-                yield
-                return
-            import tensorflow as tf
-
-            from keras_vit.training.callbacks import TrainingError
-
-            try:
-                yield
-            except tf.errors.OpError as error:
-                gone = (tf.errors.UnavailableError, tf.errors.AbortedError)
-                reason, task = _collective_failure(error.message)
-                if reason is None and not isinstance(error, gone):
-                    raise
-                raise TrainingError(
-                    f"worker {self.workers.index} of {self.workers.number} lost another worker "
-                    f"({task or 'TensorFlow does not say which'}) and ends too; start all of them "
-                    "again, and they go on from the last state. TensorFlow says: "
-                    f"{reason or type(error).__name__}"
-                ) from error
-
-    @contextlib.contextmanager
-    def new_run(self, workdir, overwrite=False):
-        """`folder.new_run` in the chief, the only one that writes; None in the other workers.
-
-        Raises:
-            TrainingError: in these, if the chief cannot begin.
-        """
-        with contextlib.ExitStack() as stack:
-            temporary = None
-            with self.workers.together():
-                if self.workers.is_chief:
-                    temporary = stack.enter_context(folder.new_run(workdir, overwrite))
-            name = self.workers.gather(temporary and temporary.name)[0]
-            if not (pathlib.Path(workdir) / name).exists():
-                logging.warning(
-                    "worker %d does not see the chief's folder %s: the run cannot be resumed "
-                    "unless all workers share it, under the same path",
-                    self.workers.index,
-                    workdir,
-                )
-            yield temporary
-
 
 def place(strategy=None, *, tpu=None, model_shards=2):
     """Makes ready what a strategy needs.  Call it before TensorFlow computes anything.
@@ -142,14 +62,17 @@ def place(strategy=None, *, tpu=None, model_shards=2):
     """
     if isinstance(strategy, Placement):
         return strategy
-    _check_processes()
-    if strategy is None:
-        return Placement()
-    if not isinstance(strategy, str):
-        return _of_object(strategy)
     import keras
 
     backend = keras.backend.backend()
+    if backend == JAX:
+        from keras_vit.training import jax_workers
+
+        jax_workers.join()
+    if strategy is None:
+        return _single()
+    if not isinstance(strategy, str):
+        return _of_object(strategy)
     if strategy not in STRATEGIES:
         raise ValueError(
             f"`strategy` must be one of {', '.join(STRATEGIES)}. Received: {strategy!r}"
@@ -167,33 +90,6 @@ def place(strategy=None, *, tpu=None, model_shards=2):
     return _MAKERS[strategy](tpu=tpu, model_shards=model_shards)
 
 
-def _check_processes():
-    """Raises ValueError for several processes on JAX; nothing here tells one from another."""
-    import keras
-
-    number = os.environ.get("KERAS_DISTRIBUTION_NUM_PROCESSES", "1")
-    if keras.backend.backend() == JAX and number != "1":
-        raise ValueError(
-            "on the JAX backend a run takes one process with all of its devices. Received: "
-            f"KERAS_DISTRIBUTION_NUM_PROCESSES={number!r}; docs/tpu.md says how `Model.fit` trains "
-            "in several"
-        )
-
-
-def _collective_failure(message):
-    """The line of an error's message that is about the other workers, and the task that is lost.
-
-    Each is None where it is not there.  A worker that passes on what it heard of another one comes
-    after that in the message.
-    """
-    lines = [line.strip() for line in message.splitlines()]
-    place = next((i for i, line in enumerate(lines) if line.startswith(_ABORTED)), None)
-    if place is None:
-        return None, None
-    task = _TASK.search("\n".join(lines[place:]))
-    return lines[place].rpartition(_ABORTED)[2], task and task[0]
-
-
 def _automatic(backend):
     import keras
 
@@ -206,7 +102,7 @@ def _automatic(backend):
     if backend == JAX:
         devices = keras.distribution.list_devices()
         several = len(devices) > 1 and not devices[0].startswith("cpu")
-        return "data_parallel" if several else "single"
+        return "data_parallel" if several or _num_processes() > 1 else "single"
     return "single"
 
 
@@ -220,13 +116,34 @@ def _cluster():
         ) from error
 
 
+def _num_processes():
+    """Of JAX, which runs the same program in each of them; 1 on other backends."""
+    import keras
+
+    if keras.backend.backend() != JAX:
+        return 1
+    import jax
+
+    return jax.process_count()
+
+
+def _check_one_process(name):
+    if _num_processes() > 1:
+        raise ValueError(
+            f"several processes of JAX train by 'data_parallel' or 'model_parallel'. Received: "
+            f"{name} in {_num_processes()} processes, which would all do the same"
+        )
+
+
 def _single(**_):
+    _check_one_process("one device")
     return Placement()
 
 
 def _cpu(**_):
     import keras
 
+    _check_one_process("'cpu'")
     return Placement(name="cpu", make_scope=lambda: keras.device("cpu:0"))
 
 
@@ -286,16 +203,21 @@ def _tpu(tpu, **_):
 def _data_parallel(**_):
     import keras
 
-    return _of_object(keras.distribution.DataParallel(devices=keras.distribution.list_devices()))
+    return _of_object(
+        keras.distribution.DataParallel(
+            devices=keras.distribution.list_devices(), auto_shard_dataset=False
+        )
+    )
 
 
 def _model_parallel(model_shards, **_):
     import keras
 
     devices = keras.distribution.list_devices()
-    if model_shards < 1 or len(devices) % model_shards:
+    num_local = len(devices) // _num_processes()
+    if model_shards < 1 or num_local % model_shards:
         raise ValueError(
-            f"`model_shards` must divide the number of devices {len(devices)}. "
+            f"`model_shards` must divide the number of devices of a process {num_local}. "
             f"Received: {model_shards}"
         )
     mesh = keras.distribution.DeviceMesh(
@@ -304,7 +226,11 @@ def _model_parallel(model_shards, **_):
     layout = keras.distribution.LayoutMap(mesh)
     for path, axes in MODEL_PARALLEL_LAYOUT.items():
         layout[path] = axes
-    return _of_object(keras.distribution.ModelParallel(layout_map=layout, batch_dim_name="batch"))
+    return _of_object(
+        keras.distribution.ModelParallel(
+            layout_map=layout, batch_dim_name="batch", auto_shard_dataset=False
+        )
+    )
 
 
 _MAKERS = {
@@ -329,13 +255,7 @@ def _of_object(strategy):
                 "`keras.distribution` works on the JAX backend only; on others Keras would train "
                 f"on one device. Received: {type(strategy).__name__} on {backend}"
             )
-        mesh = strategy.device_mesh
-        is_data_parallel = isinstance(strategy, keras.distribution.DataParallel)
-        return Placement(
-            name="data_parallel" if is_data_parallel else "model_parallel",
-            num_replicas=mesh.shape[mesh.axis_names.index(strategy.batch_dim_name)],
-            make_scope=lambda: _distribution_scope(strategy),
-        )
+        return _of_distribution(strategy)
     if backend == TENSORFLOW:
         import tensorflow as tf
 
@@ -356,32 +276,44 @@ def _of_tf_strategy(strategy):
         "tpu": tf.distribute.TPUStrategy,
     }
     name = next((name for name, kind in kinds.items() if isinstance(strategy, kind)), None)
-    workers = Workers()
+    several = {}
     if name == "multiworker":
-        _take_back_sigterm()
-        number = strategy.num_replicas_in_sync // len(strategy.extended.worker_devices)
-        # The chief is the task "chief" if there is one, else the worker 0.
-        chiefs = len(_cluster().get("chief", ()))
-        resolver = strategy.cluster_resolver
-        index = 0 if resolver.task_type == "chief" else (resolver.task_id or 0) + chiefs
-        workers = Workers(index=index, number=number, exchange=exchange_over(strategy, index))
+        from keras_vit.training import tensorflow_workers
+
+        take_back_sigterm()
+        workers = tensorflow_workers.make_workers(strategy, len(_cluster().get("chief", ())))
+        several = {"workers": workers, "find_lost": tensorflow_workers.find_lost}
     return Placement(
         name=name or type(strategy).__name__,
         num_replicas=strategy.num_replicas_in_sync,
-        workers=workers,
         make_scope=strategy.scope,
+        **several,
     )
 
 
-def _take_back_sigterm():
-    """Installs the handler of SIGTERM again that Python believes in.
+def _of_distribution(distribution):
+    import keras
 
-    Several workers' TensorFlow has put its own in that place, which notes that the machine will be
-    taken away, and leaves the process as it is.
-    """
-    handler = signal.getsignal(signal.SIGTERM)
-    if handler is not None and threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, handler)
+    is_data_parallel = isinstance(distribution, keras.distribution.DataParallel)
+    several = {}
+    if _num_processes() > 1:
+        from keras_vit.training import jax_workers
+
+        if distribution.auto_shard_dataset:
+            raise ValueError(
+                "the data of several processes are read in shares: the distribution must be made "
+                "with `auto_shard_dataset=False`. Received: True"
+            )
+        workers = jax_workers.make_workers()
+        several = {"workers": workers, "find_lost": jax_workers.find_lost}
+        several["data_shard"] = (workers.index, workers.number)
+    mesh = distribution.device_mesh
+    return Placement(
+        name="data_parallel" if is_data_parallel else "model_parallel",
+        num_replicas=mesh.shape[mesh.axis_names.index(distribution.batch_dim_name)],
+        make_scope=lambda: _distribution_scope(distribution),
+        **several,
+    )
 
 
 @contextlib.contextmanager
@@ -390,7 +322,13 @@ def _distribution_scope(distribution):
 
     before = keras.distribution.distribution()
     keras.distribution.set_distribution(distribution)
+    several = contextlib.nullcontext()
+    if _num_processes() > 1:
+        from keras_vit.training import jax_workers
+
+        several = jax_workers.ending_at_once()
     try:
-        yield
+        with several:
+            yield
     finally:
         keras.distribution.set_distribution(before)

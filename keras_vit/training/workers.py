@@ -12,8 +12,6 @@ import io
 import json
 from collections.abc import Callable
 
-_WORD = 8  # bytes
-
 
 def _alone(content):
     return [content]
@@ -81,33 +79,3 @@ class Workers:
                 from keras_vit.training.callbacks import TrainingError
 
                 raise TrainingError(f"worker {worker} of {self.number} cannot go on: {reason}")
-
-
-def exchange_over(strategy, index):
-    """`Workers.exchange` for a `tf.distribute.MultiWorkerMirroredStrategy`.
-
-    Args:
-        strategy: of several workers.
-        index: of this one.
-    """
-    import numpy as np
-    import tensorflow as tf
-
-    @tf.function(input_signature=[tf.TensorSpec([None], tf.int64)], autograph=False)
-    def gather(words):
-        return strategy.gather(strategy.run(lambda: words), axis=0)
-
-    def exchange(content):
-        padded = content + bytes(-len(content) % _WORD)
-        header = [index, len(content)]
-        words = gather(np.concatenate([header, np.frombuffer(padded, np.int64)])).numpy()
-        contents, place = {}, 0
-        # Each replica of a worker sends the same.
-        while place < len(words):
-            worker, size = (int(word) for word in words[place : place + 2])
-            end = place + 2 - (-size // _WORD)
-            contents[worker] = words[place + 2 : end].tobytes()[:size]
-            place = end
-        return [contents[worker] for worker in sorted(contents)]
-
-    return exchange

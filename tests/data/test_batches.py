@@ -31,11 +31,11 @@ def _finite(prepare, batch_size, num_examples):
     return batches.finite_batches(elements_from, BLANK, prepare, batch_size, num_examples)
 
 
-def _endless(prepare, batch_size, start=0):
+def _endless(prepare, batch_size, start=0, shard=(0, 1)):
     def elements_from(place):
         return tf.data.Dataset.range(place, np.iinfo(np.int64).max)
 
-    return batches.endless_batches(elements_from, BLANK, prepare, batch_size, start)
+    return batches.endless_batches(elements_from, BLANK, prepare, batch_size, start, shard)
 
 
 def _collect(dataset, seen):
@@ -77,6 +77,14 @@ def test_endless_batches_name_the_first_example_that_fails_and_give_those_before
     with pytest.raises(tf.errors.InvalidArgumentError, match=f"file-{bad}\\b"):
         _collect(dataset, seen)
     assert seen == [2 * k for k in range(bad // 3 * 3)]
+
+
+def test_endless_batches_of_a_shard_read_and_name_their_own_examples_only():
+    dataset = _endless(_prepare(_one_of([0, 402, 405, 407])), 6, 0, (1, 2))
+    seen = []
+    with pytest.raises(tf.errors.InvalidArgumentError, match=r"file-405\b"):
+        _collect(dataset, seen)
+    assert seen == [2 * k for k in range(402) if k % 6 >= 3]
 
 
 @pytest.mark.parametrize("first_bad", [0, 7])

@@ -93,6 +93,19 @@ def test_training_dataset_resumed_equals_uninterrupted(source, augmentation):
     assert _examples(whole[start:]) == _examples(resumed)
 
 
+@pytest.mark.parametrize("augmentation", ["crop", preprocess.Augmentation(mixup=0.5)])
+def test_training_dataset_shards_are_the_parts_of_each_batch(source, augmentation):
+    info, split, _ = source
+    options = {"batch_size": 6, "augmentation": augmentation, "start_step": 1}
+    whole = _arrays(_train(info, split, **options), 70)  # past a batch of blanks
+    for index in range(3):
+        shard = _train(info, split, shard=(index, 3), **options)
+        assert shard.element_spec[0] == tf.TensorSpec((2, 8, 8, 3), tf.float32)
+        for expected, received in zip(whole, _arrays(shard, 70), strict=True):
+            for part, part_of_shard in zip(expected, received, strict=True):
+                np.testing.assert_array_equal(part_of_shard, part[2 * index : 2 * index + 2])
+
+
 def test_training_dataset_other_seed_has_another_order(source):
     info, split, _ = source
     same, other = (_arrays(_train(info, split, seed=seed), 3) for seed in (5, 6))
@@ -197,6 +210,9 @@ def test_training_dataset_wrong_arguments_raise(upstream):
     for name, value in (("batch_size", 0), ("shots", 0), ("num_replicas", 0)):
         with pytest.raises(ValueError, match=f"`{name}` must be positive. Received: 0"):
             _train(upstream, "train", **{name: value})
+    for shard in ((0, 2), (3, 3), (-1, 3)):
+        with pytest.raises(ValueError, match=r"a divisor of `batch_size`. Received: \(.* for 3"):
+            _train(upstream, "train", shard=shard)
     with pytest.raises(ValueError, match="`seed` must be in"):
         _train(upstream, "train", seed=-1)
     with pytest.raises(ValueError, match="`start_step` must not be negative"):

@@ -7,25 +7,27 @@ import sys
 
 import pytest
 
-pytestmark = [pytest.mark.tensorflow_only, pytest.mark.slow]
+pytestmark = [pytest.mark.tensorflow_only, pytest.mark.slow]  # children choose their backend
 
 ROOT = pathlib.Path(__file__).parents[2]
 
 
 @pytest.mark.parametrize(
-    ("flags", "said"),
+    ("backend", "flags", "said"),
     [
-        (("--kills=2",), "2 kills: equal"),
-        (("--kills=1", "--end=stop"), "1 kills: equal"),
+        ("tensorflow", ("--kills=2",), "2 kills: equal"),
+        ("tensorflow", ("--kills=1", "--end=stop"), "1 kills: equal"),
         # By no more than a rounded bit of the momentum, else the exit code is another.
-        (("--kills=1", "--restart=mirrored"), "1 kills: weights differ by"),
+        ("tensorflow", ("--kills=1", "--restart=mirrored"), "1 kills: weights differ by"),
+        ("jax", ("--kills=2",), "2 kills: equal"),
+        ("jax", ("--kills=1", "--end=stop"), "1 kills: equal"),
     ],
 )
-def test_kill_workers_restarted_job_ends_as_the_unbroken_one(flags, said):
+def test_kill_workers_restarted_job_ends_as_the_unbroken_one(backend, flags, said):
     result = subprocess.run(
         [sys.executable, "tools/kill_workers.py", *flags],
         cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        env={**os.environ, "PYTHONPATH": str(ROOT), "KERAS_BACKEND": backend},
         capture_output=True,
         text=True,
     )

@@ -32,6 +32,17 @@ def test_each_worker_is_given_its_place_in_one_cluster():
     assert len(set(json.loads(cluster)["worker"])) == 3
 
 
+def test_each_worker_is_given_its_place_on_jax_too():
+    names = [f"KERAS_DISTRIBUTION_{n}" for n in ("JOB_ADDRESSES", "NUM_PROCESSES", "PROCESS_ID")]
+    process = start(f"import os; print(*(os.environ[name] for name in {names}))")
+    output, _ = process.communicate()
+    assert process.returncode == 0
+    address = output.split()[2]
+    assert sorted(output.splitlines()) == [
+        f"[worker {index}] {address} 2 {index}" for index in range(2)
+    ]
+
+
 def test_a_worker_that_goes_on_after_another_failed_is_killed():
     process = start(INDEX + "import time; time.sleep(60 * index); exit(3)", "--grace=0.5")
     _, errors = process.communicate()

@@ -9,10 +9,27 @@ Trains the named cases on one device and under each strategy, and compares.
 import sys
 
 import jax
+import numpy as np
 
+from keras_vit.trainer import jax_step
 from keras_vit.training.strategy import place
 from tests import tiny
 from tests.trainer import replica_cases
+
+
+def check_spreading():
+    """Each device computes its part of a batch of `predict_on_batch`, of any size."""
+    images = np.random.default_rng(0).uniform(-1, 1, (8, 8, 8, 3)).astype("float32")
+    model = tiny.make_model()
+    weights, expected = model.get_weights(), model.predict_on_batch(images)
+    assert jax_step.spread(images) is images
+    with place("data_parallel").scope():
+        model = tiny.make_model()
+        model.set_weights(weights)
+        assert jax_step.spread(images).sharding.shard_shape(images.shape)[0] == 2
+        for size in (8, 7):  # of which 7 are computed by all
+            received = model.predict_on_batch(images[:size])
+            np.testing.assert_allclose(received, expected[:size], rtol=1e-5, atol=1e-6)
 
 
 def main(*names):
@@ -26,6 +43,7 @@ def main(*names):
                 received = replica_cases.run(name, held_out=16)
             print(name, strategy, flush=True)
             replica_cases.assert_same(received, expected, name)
+    check_spreading()
     placement = place("model_parallel")
     with placement.scope():
         model = tiny.make_model()

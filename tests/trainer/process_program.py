@@ -41,6 +41,10 @@ def main(folder):
     logs |= {
         f"test_{k}": v for k, v in model.evaluate(batches, verbose=0, return_dict=True).items()
     }
+    # Of the whole batch, in each process; `predict` reads its share.
+    images, _ = replica_cases.examples(80)
+    logs["predicted"] = model.predict_on_batch(images[:8])
+    logs["predicted_all"] = model.predict(examples.map(lambda x, _: x).batch(8), verbose=0)
     variables = [*model.trainable_variables, *model.optimizer.variables]
     arrays = {f"weights:{v.path}": np.asarray(v.value) for v in variables}
     arrays |= {f"logs:{name}": np.ravel(values) for name, values in logs.items()}

@@ -3,7 +3,7 @@ import json
 import keras
 import pytest
 
-from keras_vit.training import strategy
+from keras_vit.training import folder, strategy
 from keras_vit.training.callbacks import TrainingError
 from keras_vit.training.run import pretrain
 from keras_vit.training.strategy import STRATEGIES, Placement, place
@@ -30,13 +30,33 @@ def test_unknown_strategy_is_refused():
 
 
 @pytest.mark.skipif(backend != "jax", reason="Keras has these variables for JAX")
-@pytest.mark.parametrize("name", [None, "auto", "data_parallel"])
-def test_several_processes_on_jax_are_refused(name, monkeypatch):
+def test_several_processes_on_jax_that_are_not_all_named_are_refused(monkeypatch):
     monkeypatch.setenv("KERAS_DISTRIBUTION_NUM_PROCESSES", "1")
-    assert place(name)
+    assert place("auto") == Placement()
     monkeypatch.setenv("KERAS_DISTRIBUTION_NUM_PROCESSES", "2")
-    with pytest.raises(ValueError, match="takes one process .*NUM_PROCESSES='2'"):
-        place(name)
+    monkeypatch.delenv("KERAS_DISTRIBUTION_JOB_ADDRESSES", raising=False)
+    with pytest.raises(ValueError, match="must fit together. Received: '2', '' and ''"):
+        place("data_parallel")
+
+
+@pytest.mark.skipif(backend != "jax", reason="processes of JAX")
+def test_several_processes_on_jax_share_the_work(monkeypatch):
+    monkeypatch.setattr(strategy, "_num_processes", lambda: 2)
+    for name in (None, "cpu"):
+        with pytest.raises(ValueError, match="in 2 processes, which would all do the same"):
+            place(name)
+    with monkeypatch.context() as context:
+        devices = [f"cpu:{index}" for index in range(6)]
+        context.setattr(keras.distribution, "list_devices", lambda: devices)
+        with pytest.raises(ValueError, match="devices of a process 3. Received: 2"):
+            place("model_parallel")
+    shared = keras.distribution.DataParallel(devices=keras.distribution.list_devices())
+    with pytest.raises(ValueError, match="with `auto_shard_dataset=False`. Received: True"):
+        place(shared)
+    for name in ("auto", "data_parallel"):
+        placement = place(name)
+        assert (placement.name, placement.data_shard) == ("data_parallel", (0, 1))
+        assert placement.find_lost(ValueError("UNKNOWN: Gloo all-reduce failed: x"))
 
 
 def test_tpu_name_goes_with_the_tpu_only():
@@ -89,7 +109,10 @@ def test_auto_takes_the_workers_of_tf_config(monkeypatch):
 def test_lost_worker_is_a_training_error_and_other_errors_pass():
     import tensorflow as tf
 
-    placement = Placement(name="multiworker", workers=Workers(index=1, number=2))
+    from keras_vit.training.tensorflow_workers import find_lost
+
+    workers = Workers(index=1, number=2)
+    placement = Placement(name="multiworker", workers=workers, find_lost=find_lost)
     # What three workers hear: of the one that is lost, by way of the other that is there.
     message = (
         "Detected at node gather, on /job:worker/replica:0/task:2:\n\n"
@@ -111,20 +134,22 @@ def test_lost_worker_is_a_training_error_and_other_errors_pass():
             raise error
     with pytest.raises(tf.errors.InvalidArgumentError), placement.scope():
         raise tf.errors.InvalidArgumentError(None, None, "a bad image")
+    with pytest.raises(KeyError), placement.scope():
+        raise KeyError(message)
 
 
 def test_only_the_chief_writes(tmp_path):
     def work(workers):
         with Placement(workers=workers).new_run(tmp_path / "run") as temporary:
             if temporary is not None:
-                for name in strategy.folder.FILES:
+                for name in folder.FILES:
                     (temporary / name).write_text(str(workers.index))
         return temporary
 
     chief, other = run_workers(work)
     assert not chief.exists()
     assert other is None
-    assert {(tmp_path / "run" / name).read_text() for name in strategy.folder.FILES} == {"0"}
+    assert {(tmp_path / "run" / name).read_text() for name in folder.FILES} == {"0"}
     chief, other = run_workers(work)
     assert isinstance(chief, FileExistsError)
     assert isinstance(other, TrainingError)

@@ -1,0 +1,92 @@
+"""Several processes that train together on JAX: the hosts of a TPU pod slice, for example."""
+
+import atexit
+import contextlib
+import os
+import re
+import sys
+
+import jax
+import numpy as np
+from absl import logging
+from jax.experimental import multihost_utils
+
+from keras_vit.training.signals import take_back_sigterm
+from keras_vit.training.workers import Workers
+
+ADDRESSES, NUMBER, INDEX = (
+    f"KERAS_DISTRIBUTION_{name}" for name in ("JOB_ADDRESSES", "NUM_PROCESSES", "PROCESS_ID")
+)
+_HEARTBEAT_SECONDS = 30  # until a process that says nothing is lost
+_LOST = re.compile(r"[^\n]*(?:Gloo|NCCL|coordination service|heartbeat)[^\n]*")
+
+
+def join():
+    """Finds the other processes, if Keras's environment variables name some.
+
+    Raises:
+        ValueError: for variables that do not fit together, or if JAX has been used before.
+    """
+    number = os.environ.get(NUMBER, "1")
+    if number == "1" or jax.distributed.is_initialized():
+        return
+    addresses, index = os.environ.get(ADDRESSES, ""), os.environ.get(INDEX, "")
+    if not (number.isdecimal() and index.isdecimal() and int(index) < int(number) and addresses):
+        raise ValueError(
+            f"{NUMBER}, {INDEX} (counted from 0) and {ADDRESSES} (host:port of the process 0, or "
+            f"of all) must fit together. Received: {number!r}, {index!r} and {addresses!r}"
+        )
+    logging.info("waiting for all of the %s processes: %s", number, addresses)
+    try:
+        jax.distributed.initialize(
+            addresses.split(",")[0],
+            int(number),
+            int(index),
+            heartbeat_timeout_seconds=_HEARTBEAT_SECONDS,
+        )
+    except RuntimeError as error:
+        raise ValueError(
+            f"several processes of JAX must be named before it computes anything. Received: {error}"
+        ) from error
+    # JAX has put a handler of its own in that place.
+    take_back_sigterm()
+
+
+def make_workers():
+    """The `Workers` that JAX knows of."""
+    return Workers(index=jax.process_index(), number=jax.process_count(), exchange=_exchange)
+
+
+def _exchange(content):
+    sizes = multihost_utils.process_allgather(np.array([len(content)])).ravel()
+    padded = np.zeros(max(sizes), np.uint8)
+    padded[: len(content)] = np.frombuffer(content, np.uint8)
+    gathered = multihost_utils.process_allgather(padded)
+    return [row[:size].tobytes() for row, size in zip(gathered, sizes, strict=True)]
+
+
+def find_lost(error):
+    """`Placement.find_lost` of the collective operations' errors."""
+    line = _LOST.search(str(error))
+    return line and ("JAX does not say which", f"JAX says: {line[0].strip()}")
+
+
+@contextlib.contextmanager
+def ending_at_once():
+    """After an error in the block this process ends with code 1 without waiting for the others.
+
+    JAX waits for all of them at the end of a process, up to five minutes, and then aborts it; and
+    those that are still there wait for this one.
+    """
+    try:
+        yield
+    except Exception:
+        atexit.register(_end_at_once)
+        raise
+
+
+def _end_at_once():
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            stream.flush()
+    os._exit(1)
