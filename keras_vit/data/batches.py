@@ -7,7 +7,8 @@ examples of the missing one are read again in the way that names them, which sto
 None is left out: a gap is always an error.
 
 Without an end, a data set whose examples all fail would be dropped for ever.  So a batch of blanks,
-which do not fail, follows every `_BLANK_EVERY` batches, and is taken out again.
+which do not fail, follows every `_BLANK_EVERY` batches, and is taken out again.  With an end, a
+batch that is not read follows the last one.
 
 Elements are tuples, or single tensors, that begin with a position, scalar int64, counted from 0 and
 negative for a blank.
@@ -30,6 +31,8 @@ def make_options():
     # is given up, whose destruction then waits for it for up to a minute (TF 2.21: `IsCancelled` is
     # true only after the callbacks).
     options.autotune.enabled = False
+    # The examples are what is done in parallel, not the pixels of one.
+    options.threading.max_intra_op_parallelism = 1
     # Each worker reads all of it and takes its share: the order must not depend on their number.
     options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.DATA
     return options
@@ -53,34 +56,38 @@ def _stop(elements, prepare, position):
         return tf.constant(True)
 
 
-def _numbered(elements_from, elements, blank, prepare, batch_size, start, stride, num_batches=None):
-    """Batches of (positions, *prepared) but for those of blanks alone.
+def _chosen(elements, blank, pattern):
+    """The next element where the pattern has 0, a blank where it has 1.
 
-    They begin at the positions start, start + stride, ...; `num_batches` None stands for no end.
+    The pattern goes on where a source fails, so that one that fails for ever does not stop it.
     """
-    pattern = np.zeros((_BLANK_EVERY + 1) * batch_size, np.int64)
-    pattern[-batch_size:] = 1
-    elements = tf.data.Dataset.choose_from_datasets(
-        [elements, tf.data.Dataset.from_tensors(blank).repeat()],
-        tf.data.Dataset.from_tensor_slices(pattern).repeat(),
-    )
-    if num_batches is not None:
-        # One batch of blanks more than will be taken: where the last one is missing, it moves up.
-        num_blank = num_batches // _BLANK_EVERY + 1
-        elements = elements.take((num_batches + num_blank) * batch_size)
+    blanks = tf.data.Dataset.from_tensors(blank).repeat()
+    return tf.data.Dataset.choose_from_datasets([elements, blanks], pattern)
+
+
+def _read(elements, prepare, batch_size):
+    """Batches of (positions, *prepared), without those in which an element fails."""
 
     def read(*element):
         return element[0], *prepare(*element, is_named=False)
 
     # `map` and `batch` next to each other are one operation to tf.data: no example is copied twice.
     batches = elements.map(read, num_parallel_calls=NUM_THREADS)
-    batches = batches.batch(batch_size, drop_remainder=True).ignore_errors()
+    return batches.batch(batch_size, drop_remainder=True).ignore_errors()
+
+
+def _without_gaps(batches, find_position, elements_from, prepare, batch_size):
+    """The same batches, until one of them is not the next.
+
+    Args:
+        batches: of (positions, *prepared).
+        find_position: from a count to where that batch must begin, and to where the batch begins
+            that is missing if it does not; scalars int64.
+        elements_from, prepare, batch_size: as in `endless_batches`.
+    """
 
     def compare(count, batch):
-        group, place = count // (_BLANK_EVERY + 1), count % (_BLANK_EVERY + 1)
-        position = group * _BLANK_EVERY + tf.minimum(place, _BLANK_EVERY - 1)
-        position = start + position * stride
-        expected = tf.where(place < _BLANK_EVERY, position, -1)
+        expected, position = find_position(count)
         is_next = tf.cond(
             tf.equal(batch[0][0], expected),
             lambda: True,
@@ -89,8 +96,7 @@ def _numbered(elements_from, elements, blank, prepare, batch_size, start, stride
         with tf.control_dependencies([is_next]):
             return tuple(tf.identity(part) for part in batch)
 
-    batches = batches.enumerate().map(compare)
-    return batches.filter(lambda positions, *_: positions[0] >= 0)
+    return batches.enumerate().map(compare)
 
 
 def endless_batches(elements_from, blank, prepare, batch_size, start, shard=(0, 1)):
@@ -114,8 +120,19 @@ def endless_batches(elements_from, blank, prepare, batch_size, start, shard=(0, 
     elements = elements_from(start)
     if number > 1:
         elements = elements.filter(lambda *element: element[0] % batch_size // size == index)
-    first = start + index * size
-    batches = _numbered(elements_from, elements, blank, prepare, size, first, batch_size)
+    pattern = np.zeros((_BLANK_EVERY + 1) * size, np.int64)
+    pattern[-size:] = 1
+    elements = _chosen(elements, blank, tf.data.Dataset.from_tensor_slices(pattern).repeat())
+
+    def find_position(count):
+        group, place = count // (_BLANK_EVERY + 1), count % (_BLANK_EVERY + 1)
+        number = group * _BLANK_EVERY + tf.minimum(place, _BLANK_EVERY - 1)
+        position = start + index * size + number * batch_size
+        return tf.where(place < _BLANK_EVERY, position, -1), position
+
+    batches = _read(elements, prepare, size)
+    batches = _without_gaps(batches, find_position, elements_from, prepare, size)
+    batches = batches.filter(lambda positions, *_: positions[0] >= 0)
     return batches.map(lambda _, *parts: parts)
 
 
@@ -142,9 +159,26 @@ def finite_batches(elements_from, blank, prepare, batch_size, num_examples):
             lambda: tuple(tf.identity(part) for part in parts),
         )
 
-    elements = elements_from(0).concatenate(tf.data.Dataset.from_tensors(blank).repeat())
-    batches = _numbered(
-        elements_from, elements, blank, prepare, batch_size, 0, batch_size, num_batches
+    num_blank = num_batches * batch_size - num_examples
+    pattern = tf.data.Dataset.from_tensors(tf.constant(0, tf.int64)).repeat(num_examples)
+    pattern = pattern.concatenate(
+        tf.data.Dataset.from_tensors(tf.constant(1, tf.int64)).repeat(num_blank)
+    )
+    elements = _chosen(elements_from(0), blank, pattern)
+    batches = _read(elements, prepare, batch_size)
+    batches = batches.concatenate(_not_read(batches.element_spec))
+    batches = _without_gaps(
+        batches, lambda count: (count * batch_size,) * 2, elements_from, prepare, batch_size
     )
     batches = batches.take(num_batches).map(without_blanks)
     return batches.apply(tf.data.experimental.assert_cardinality(num_batches))
+
+
+def _not_read(element_spec):
+    """One batch with negative positions and else zeros."""
+
+    def make(_):
+        positions, *parts = (tf.zeros([n or 1 for n in s.shape], s.dtype) for s in element_spec)
+        return positions - 1, *parts
+
+    return tf.data.Dataset.range(1).map(make)

@@ -75,18 +75,19 @@ def _png_header(encoded):
 
 def _fits(size, max_pixels):
     """Whether an int64 (height, width) has pixels, and not more than the limit."""
-    # A division, because the product of two sizes of a PNG may overflow.
-    return tf.logical_and(
-        tf.reduce_min(size) > 0, size[0] <= max_pixels // tf.maximum(size[1], tf.ones_like(size[1]))
-    )
+    # The product of two sizes of a PNG may overflow as an integer.
+    num_pixels = tf.reduce_prod(tf.cast(size, tf.float64))
+    return tf.logical_and(tf.reduce_min(size) > 0, num_pixels <= max_pixels)
 
 
 class _Catching:
     """Decodes what it should not see as one black pixel, and what fails as one of size (-1, -1)."""
 
     @staticmethod
-    def guard(is_safe, encoded):
-        return tf.where(is_safe, encoded, BLANK_JPEG)
+    def shorten(is_short, encoded):
+        return tf.where(is_short, encoded, BLANK_JPEG)
+
+    guard = shorten
 
     @staticmethod
     def run(decode, encoded):
@@ -101,6 +102,10 @@ class _Catching:
 
 class _Raising:
     """Raises where `_Catching` goes on, without a name: in less time."""
+
+    @staticmethod
+    def shorten(is_short, encoded):
+        return encoded  # what is too long is refused with the rest, before it is decoded
 
     @staticmethod
     def guard(is_safe, encoded):
@@ -160,7 +165,7 @@ def _decode_png(encoded, size, find_window, mode):
     return mode.run(decode, encoded)
 
 
-def _explain(encoded, is_jpeg, is_png, size, num_parts, max_pixels, max_bytes, max_scans):
+def _explain(encoded, is_jpeg, size, num_parts, max_pixels, max_bytes, max_scans):
     """The first rule that data breaks, in printable characters."""
 
     def number(value):
@@ -181,7 +186,7 @@ def _explain(encoded, is_jpeg, is_png, size, num_parts, max_pixels, max_bytes, m
             for prefix, what in OTHER_FORMATS
         ),
         (
-            tf.logical_not(tf.logical_or(is_jpeg, is_png)),
+            tf.logical_not(tf.logical_or(is_jpeg, _starts_with(encoded, PNG_MAGIC))),
             ["not a JPEG or PNG image, starts with ", first_bytes],
         ),
         (
@@ -214,18 +219,19 @@ def _explain(encoded, is_jpeg, is_png, size, num_parts, max_pixels, max_bytes, m
 
 
 def _decode(encoded, max_pixels, max_bytes, max_scans, find_window, mode):
-    """Returns the image, whether it is one, and what `_explain` wants to know."""
-    is_jpeg, is_png = _starts_with(encoded, JPEG_MAGIC), _starts_with(encoded, PNG_MAGIC)
+    """Returns the image, and `(is_safe, is_jpeg, size, num_parts)`, which say whether it is one."""
+    is_jpeg = _starts_with(encoded, JPEG_MAGIC)
     is_short = tf.strings.length(encoded) <= max_bytes
 
     def jpeg():
-        num_scans = _num_scans(mode.guard(is_short, encoded), max_scans)
+        num_scans = _num_scans(mode.shorten(is_short, encoded), max_scans)
         is_safe = tf.reduce_all([is_jpeg, is_short, num_scans > 0, num_scans <= max_scans])
         image, size = _decode_jpeg(mode.guard(is_safe, encoded), max_pixels, find_window, mode)
         return image, size, num_scans, is_safe
 
     def png():
         size, num_images = _png_header(encoded)
+        is_png = _starts_with(encoded, PNG_MAGIC)
         is_safe = tf.reduce_all(
             [is_png, is_short, tf.equal(num_images, 1), _fits(size, max_pixels)]
         )
@@ -233,13 +239,13 @@ def _decode(encoded, max_pixels, max_bytes, max_scans, find_window, mode):
         return image, tf.where(is_safe, decoded, size), num_images, is_safe
 
     image, size, num_parts, is_safe = tf.cond(is_jpeg, jpeg, png)
-    is_good = tf.logical_and(is_safe, _fits(size, max_pixels))
-    return tf.ensure_shape(image, (None, None, 3)), is_good, (is_jpeg, is_png, size, num_parts)
+    return tf.ensure_shape(image, (None, None, 3)), (is_safe, is_jpeg, size, num_parts)
 
 
 def _try_decode(encoded, max_pixels, max_bytes, max_scans, find_window=None):
     limits = (max_pixels, max_bytes, max_scans)
-    image, is_good, facts = _decode(encoded, *limits, find_window, _Catching)
+    image, (is_safe, *facts) = _decode(encoded, *limits, find_window, _Catching)
+    is_good = tf.logical_and(is_safe, _fits(facts[1], max_pixels))
     problem = tf.cond(is_good, lambda: tf.constant(""), lambda: _explain(encoded, *facts, *limits))
     return image, tf.ensure_shape(problem, ())
 
@@ -322,5 +328,5 @@ def decode_image_unnamed(encoded, *, find_window=None):
         tf.errors.OpError: where `decode_image` raises.
     """
     limits = (MAX_PIXELS, MAX_BYTES, MAX_SCANS)
-    image, is_good, _ = _decode(encoded, *limits, find_window, _Raising)
-    return _Raising.guard(is_good, image)
+    image, _ = _decode(encoded, *limits, find_window, _Raising)
+    return image

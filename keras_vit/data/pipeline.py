@@ -36,8 +36,10 @@ _PREFETCHED = 2  # batches
 
 
 def _example_seed(seed, epoch, index):
-    """The seed, int32 (2,), of what happens to one example in one epoch."""
-    return tf.random.fold_in(tf.random.fold_in(tf.constant([seed, 0], tf.int32), epoch), index)
+    """The seed, int64 (2,), of what happens to one example in one epoch: all three folded in."""
+    with tf.init_scope():  # the same for all examples
+        first = tf.random.fold_in(tf.constant([seed, 0], tf.int32), tf.constant(0, tf.int64))[0]
+    return tf.random.fold_in(tf.stack([first.numpy(), epoch]), index)
 
 
 def _batch_seed(seed, step):
@@ -116,16 +118,14 @@ def training_dataset(
 
     def prepare(*element, is_named):
         example = source.read(*element, seed=seed)
-        example_seed = _example_seed(seed, example.epoch, example.index)
+        seeds = preprocess.training_seeds(_example_seed(seed, example.epoch, example.index))
 
         def find_window(size):
-            return preprocess.training_window(size, example_seed, augmentation)
+            return preprocess.training_window(size, seeds, augmentation)
 
         # Where there is a crop, the rest of the image is not decoded.
         image = example.image(find_window if augmentation.area_range else None, is_named=is_named)
-        image = preprocess.training_image_from_window(
-            image, preprocessing, example_seed, augmentation
-        )
+        image = preprocess.training_image_from_window(image, preprocessing, seeds, augmentation)
         return image, example.label
 
     dataset = batches.endless_batches(

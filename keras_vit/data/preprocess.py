@@ -16,7 +16,7 @@ from keras_vit.data.image_problems import MAX_PIXELS
 
 # What chance decides: the window, flip, shift, rotation, random crop, RandAugment.
 _NUM_SEEDS = 6
-_MAX_FLOATS = 2**18
+_MAX_FLOATS = 2**20  # measured: from there on the cast costs more than it saves
 RESIZE_METHODS = ("bilinear", "area", "bicubic")
 
 
@@ -304,12 +304,17 @@ def random_rotation(image, seed, max_degrees):
     return tf.ensure_shape(turned[0], image.shape)
 
 
-def training_window(size, seed, augmentation):
+def training_seeds(seed):
+    """int (6, 2): what each random step of `training_image` takes from its seed, int (2,)."""
+    return tf.random.split(seed, _NUM_SEEDS)
+
+
+def training_window(size, seeds, augmentation):
     """Which part of the source image is used in training.
 
     Args:
         size: int32 (2,), its height and width.
-        seed: as in `training_image`, whose window this is.
+        seeds: int (6, 2), the `training_seeds` of the `training_image` whose window this is.
         augmentation: an `Augmentation` or a name in `AUGMENTATIONS`.
 
     Returns:
@@ -319,9 +324,8 @@ def training_window(size, seed, augmentation):
     augmentation = get_augmentation(augmentation)
     if augmentation.area_range is None:
         return tf.concat([[0, 0], size], axis=0)
-    crop_seed = tf.random.split(seed, _NUM_SEEDS)[0]
     return inception_window(
-        size, crop_seed, augmentation.area_range, augmentation.aspect_ratio_range
+        size, seeds[0], augmentation.area_range, augmentation.aspect_ratio_range
     )
 
 
@@ -356,17 +360,18 @@ def training_image(image, preprocessing, seed, augmentation):
         ValueError: for another number of channels, an unknown rule or augmentation.
     """
     image = _checked(image)
-    window = training_window(tf.shape(image)[:2], seed, augmentation)
-    return training_image_from_window(cut(image, window), preprocessing, seed, augmentation)
+    seeds = training_seeds(seed)
+    window = training_window(tf.shape(image)[:2], seeds, augmentation)
+    return training_image_from_window(cut(image, window), preprocessing, seeds, augmentation)
 
 
-def training_image_from_window(image, preprocessing, seed, augmentation):
+def training_image_from_window(image, preprocessing, seeds, augmentation):
     """The part of `training_image` that follows the cut, for images that were decoded through it.
 
     Args:
-        image: uint8 (H', W', 3), what lies in the `training_window` of the same seed.
+        image: uint8 (H', W', 3), what lies in the `training_window` of the same seeds.
         preprocessing: as in `evaluation_image`.
-        seed: int (2,), the only source of randomness.
+        seeds: int (6, 2), `training_seeds`.
         augmentation: an `Augmentation` or a name in `AUGMENTATIONS`.
 
     Returns:
@@ -376,8 +381,7 @@ def training_image_from_window(image, preprocessing, seed, augmentation):
         TypeError, ValueError: as `training_image`.
     """
     augmentation = get_augmentation(augmentation)
-    # The first one is the window's.
-    seeds = tf.unstack(tf.random.split(seed, _NUM_SEEDS), num=_NUM_SEEDS)
+    seeds = tf.unstack(seeds, num=_NUM_SEEDS)  # of which the first is the window's
     image = _resize_in_training(_checked(image), preprocessing, seeds[4], augmentation)
     if augmentation.truncate:
         image = tf.floor(image)

@@ -300,14 +300,15 @@ def test_training_image_resize_then_crop_is_a_window_of_the_resized_image(name):
 
 def test_training_window_is_that_of_inception_crop():
     seed = (4, 2)
-    window = preprocess.training_window((11, 17), seed, "crop_flip").numpy()
+    seeds = preprocess.training_seeds(seed)
+    window = preprocess.training_window((11, 17), seeds, "crop_flip").numpy()
     crop_seed = tf.random.split(seed, 6)[0]
     top, left, height, width = window
     np.testing.assert_array_equal(
         preprocess.inception_crop(IMAGE, crop_seed), IMAGE[top : top + height, left : left + width]
     )
     np.testing.assert_array_equal(
-        preprocess.training_window((11, 17), seed, "shift"), [0, 0, 11, 17]
+        preprocess.training_window((11, 17), seeds, "shift"), [0, 0, 11, 17]
     )
 
 
