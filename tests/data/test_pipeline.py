@@ -69,6 +69,7 @@ def test_datasets_leave_no_thread_that_their_end_waits_for(source):
     for dataset in (_train(info, split), evaluation):
         assert dataset.options().autotune.enabled is False
         assert dataset.options().deterministic is True
+        assert dataset.options().threading.max_intra_op_parallelism == 1
 
 
 def test_training_dataset_epoch_holds_each_example_once(source):
