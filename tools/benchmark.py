@@ -3,7 +3,7 @@
     python tools/benchmark.py model      ViT-B/16 beside a plain Keras ViT of the same shape
     python tools/benchmark.py load       from_pretrained beside reading the same arrays with NumPy
     python tools/benchmark.py mirrored   a step on two logical CPUs beside one on one device
-    python tools/benchmark.py remat      a step with blocks computed twice beside one without
+    python tools/benchmark.py memory     steps with remat, micro-batches or both
     python tools/benchmark.py import     import keras_vit beside import keras
     python tools/benchmark.py serving    an export, and its variants, beside predict_on_batch
     python tools/benchmark.py training_data    training batches of JPEGs of 500 x 375 beside the
@@ -114,7 +114,7 @@ def benchmark_model():
     )
 
 
-def training_steps(strategy_scope, remat=False, steps=2):
+def training_steps(strategy_scope, remat=False, accumulation_steps=1, steps=2):
     """A function that trains for some steps of one batch, whose data are ready."""
     import keras
     import tensorflow as tf
@@ -125,7 +125,8 @@ def training_steps(strategy_scope, remat=False, steps=2):
         model = keras_vit.create_model(FLAGS.model, image_size=FLAGS.image_size, dtype=FLAGS.dtype)
         model.set_remat(remat)
         loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-        model.compile(keras.optimizers.SGD(1e-3, momentum=0.9), loss)
+        sgd = keras.optimizers.SGD(1e-3, momentum=0.9)
+        model.compile(sgd, loss, accumulation_steps=accumulation_steps)
     images = tf.zeros((FLAGS.batch_size, *model.config.image_size, 3))
     batch = tf.data.Dataset.from_tensors((images, tf.zeros((FLAGS.batch_size,), tf.int32)))
     batches = batch.repeat().prefetch(2)
@@ -146,33 +147,40 @@ def benchmark_mirrored():
     alternate(mirrored, training_steps(contextlib.nullcontext()), "mirrored step")
 
 
-def benchmark_remat():
+MEMORY_SAVERS = {
+    "nothing saved": {},
+    "remat": {"remat": True},
+    "4 micro-batches": {"accumulation_steps": 4},
+    "both": {"remat": True, "accumulation_steps": 4},
+}
+
+
+def benchmark_memory():
     """Seconds of computing and peak memory of two steps, each kind in a process of its own."""
     setup = (
         f"import contextlib, sys; sys.path.insert(0, {str(pathlib.Path(__file__).parent)!r}); "
         "from absl import flags; import benchmark; "
         f"flags.FLAGS({sys.argv!r}[:1] + {sys.argv[1:]!r}); "
-        "steps = benchmark.training_steps(contextlib.nullcontext(), remat={}); "
-        "{}"
+        "steps = benchmark.training_steps(contextlib.nullcontext(), **{}); "
+        "steps()"
     )
-    ratios = []
+    rows = []
     for _ in range(FLAGS.rounds):
         row = {}
-        for name, remat in (("ours", True), ("theirs", False)):
+        for name, savers in MEMORY_SAVERS.items():
             # The first step makes the momentum and traces; its peak is the step's own.
-            code = MEASURE.format(setup=setup.format(remat, "steps()"), work="steps()")
+            code = MEASURE.format(setup=setup.format(savers), work="steps()")
             # Of computing: those of the clock are also those of whoever else uses the machine.
             code = code.replace("- before)", "- 0)").replace("perf_counter", "process_time")
             row[name] = in_new_process(code)
-        ratios.append((row["ours"][0] / row["theirs"][0], row["ours"][1] / row["theirs"][1]))
+            print(f"{name:16} {row[name][0]:6.2f} s {row[name][1] / 2**20:6.0f} MiB", flush=True)
+        rows.append(row)
+    for name in MEMORY_SAVERS:
+        shares = [np.divide(row[name], row["nothing saved"]) for row in rows]
+        time_ratio, memory_ratio = np.median(shares, axis=0)
         print(
-            f"remat {row['ours'][0]:6.2f} s, {row['ours'][1] / 2**20:6.0f} MiB   without "
-            f"{row['theirs'][0]:6.2f} s, {row['theirs'][1] / 2**20:6.0f} MiB"
+            f"{FLAGS.model}, {name}: {time_ratio:.2f} of the time, {memory_ratio:.2f} of the peak"
         )
-    time_ratio, memory_ratio = (statistics.median(column) for column in zip(*ratios, strict=True))
-    print(
-        f"{FLAGS.model}: median ratio of time {time_ratio:.2f}, of peak memory {memory_ratio:.2f}"
-    )
 
 
 def in_new_process(code):
@@ -469,7 +477,7 @@ BENCHMARKS = {
     "training_data": benchmark_training_data,
     "evaluation_data": benchmark_evaluation_data,
     "mirrored": benchmark_mirrored,
-    "remat": benchmark_remat,
+    "memory": benchmark_memory,
     "resume": benchmark_resume,
 }
 

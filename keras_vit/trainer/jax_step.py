@@ -3,6 +3,8 @@
 A training step is a pure function of (state, data).
 """
 
+import functools
+
 import jax
 import keras
 import numpy as np
@@ -84,10 +86,15 @@ def gathered(arrays):
     def gather(array):
         if array.is_fully_addressable:
             return array
-        everywhere = jax.sharding.NamedSharding(array.sharding.mesh, jax.sharding.PartitionSpec())
-        return jax.jit(lambda part: part, out_shardings=everywhere)(array)
+        return _copy_everywhere(array.sharding.mesh)(array)
 
     return jax.tree.map(gather, arrays)
+
+
+@functools.cache
+def _copy_everywhere(mesh):
+    everywhere = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+    return jax.jit(lambda array: array, out_shardings=everywhere)
 
 
 def with_gathered_outputs(predict_function):
