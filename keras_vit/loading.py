@@ -149,7 +149,8 @@ def _assign_all(model, arrays):
     variables = {v.path: v for v in model.weights}
     before = {}
     try:
-        for path in list(arrays):
+        # In the model's order, as in `zoo`.
+        for path in [path for path in variables if path in arrays]:
             before[path] = np.array(keras.ops.convert_to_numpy(variables[path].value))
             variables[path].assign(memory.tensor(arrays.pop(path)))
     except BaseException:

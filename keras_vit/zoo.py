@@ -389,5 +389,6 @@ def _assign(source, model, arrays, new_layers):
     ]
     if problems:
         raise CheckpointError(source, problems)
-    for path in list(arrays):
+    # In the model's order: processes of JAX that share its variables must keep to the same one.
+    for path in [path for path in variables if path in arrays]:
         variables[path].assign(memory.tensor(arrays.pop(path)))

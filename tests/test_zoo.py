@@ -179,6 +179,24 @@ def test_a_keras_file_is_a_source_like_any_other(tmp_path):
     np.testing.assert_array_equal(old, new)
 
 
+def test_arrays_are_assigned_in_the_models_order(tmp_path, monkeypatch):
+    """Several processes of JAX assign to shared variables, and hash strings differently."""
+    model = tiny("ViT-Ti/16", num_classes=3, image_size=16, depth=2)
+    model.save(tmp_path / "model.keras")
+    assigned = []
+    assign = keras.Variable.assign
+
+    def note_and_assign(variable, value):
+        assigned.append(variable.path)
+        return assign(variable, value)
+
+    monkeypatch.setattr(keras.Variable, "assign", note_and_assign)
+    keras_vit.from_pretrained(tmp_path / "model.keras", num_classes=5)
+    keras_vit.load_weights(model, tmp_path / "model.keras")
+    every = [v.path for v in model.weights if v.trainable]
+    assert assigned == every[:-2] + every
+
+
 def test_a_file_of_another_size_under_a_policy_trains(reference_case):
     case = reference_case("vit_jax/vit_token")
     model = keras_vit.from_pretrained(case.path, num_classes=2, dtype="mixed_bfloat16")

@@ -4,7 +4,8 @@
         KERAS_DISTRIBUTION_NUM_PROCESSES=2 KERAS_DISTRIBUTION_PROCESS_ID=0 \
         python process_program.py FOLDER
 
-Writes FOLDER/<process>.npz with the logs and the trained weights; alone without the variables.
+Writes FOLDER/<process>.npz with the logs and the trained weights; alone without the variables, when
+it also writes FOLDER/model.keras.  With a second argument, a model file, it loads that before.
 """
 
 import os
@@ -20,13 +21,16 @@ import jax  # noqa: E402  (after the processes have found each other)
 import numpy as np  # noqa: E402
 import tensorflow as tf  # noqa: E402
 
+import keras_vit  # noqa: E402
 from keras_vit.training.losses import SoftmaxCrossentropy  # noqa: E402
 from tests import tiny  # noqa: E402
 from tests.trainer import replica_cases  # noqa: E402
 
 
-def main(folder):
+def main(folder, stored=None):
     keras.distribution.set_distribution(keras.distribution.DataParallel())
+    if stored is not None:
+        keras_vit.from_pretrained(stored)
     examples = tf.data.Dataset.from_tensor_slices(replica_cases.examples(80))
     batches = examples.batch(8, drop_remainder=True)
     model = tiny.make_model(dropout=0.2, stochastic_depth=0.2)
@@ -49,8 +53,10 @@ def main(folder):
     arrays = {f"weights:{v.path}": np.asarray(v.value) for v in variables}
     arrays |= {f"logs:{name}": np.ravel(values) for name, values in logs.items()}
     np.savez(pathlib.Path(folder, f"{jax.process_index()}.npz"), **arrays)
+    if stored is None:
+        model.save(pathlib.Path(folder, "model.keras"))
     print(f"{jax.process_count()} processes")
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(*sys.argv[1:])

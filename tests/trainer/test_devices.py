@@ -38,10 +38,10 @@ def test_four_devices_come_to_what_one_comes_to(names):
     assert len(result.stdout.splitlines()) == 2 * len(names)
 
 
-def start_process(folder, **variables):
+def start_process(folder, *stored, **variables):
     folder.mkdir(exist_ok=True)
     return subprocess.Popen(
-        [sys.executable, "tests/trainer/process_program.py", str(folder)],
+        [sys.executable, "tests/trainer/process_program.py", str(folder), *stored],
         cwd=ROOT,
         env={**os.environ, "PYTHONPATH": str(ROOT), "KERAS_BACKEND": "jax", **variables},
         stdout=subprocess.PIPE,
@@ -66,6 +66,7 @@ def test_two_processes_come_to_what_one_comes_to(tmp_path):
     processes = [
         start_process(
             tmp_path / "two",
+            str(tmp_path / "one" / "model.keras"),
             **{
                 f"KERAS_DISTRIBUTION_{name}": value
                 for name, value in zip(names, (address, "2", str(index)), strict=True)
