@@ -103,7 +103,8 @@ def _quiet_native_code():
     code still shows, as Python's own report.  One of several processes of JAX keeps it: that is
     where JAX says why it ends the process when another one is lost.
     """
-    is_one_of_several = os.environ.get("KERAS_DISTRIBUTION_NUM_PROCESSES", "1") != "1"
+    is_jax = os.environ.get("KERAS_BACKEND") == "jax"
+    is_one_of_several = is_jax and os.environ.get("KERAS_DISTRIBUTION_NUM_PROCESSES", "1") != "1"
     if is_one_of_several or not _is_descriptor_2(sys.stderr):
         yield
         return

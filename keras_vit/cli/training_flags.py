@@ -65,7 +65,8 @@ def define(flag_values, recipe):
         "strategy",
         "auto",
         list(STRATEGIES),
-        "on which devices; auto takes the workers of TF_CONFIG, or all accelerators that are here",
+        "on which devices; auto takes the workers of TF_CONFIG or the processes of JAX, or all "
+        "accelerators that are here",
         flag_values=flag_values,
     )
     flags.DEFINE_string(

@@ -126,8 +126,8 @@ def endless_batches(elements_from, blank, prepare, batch_size, start, shard=(0, 
 
     def find_position(count):
         group, place = count // (_BLANK_EVERY + 1), count % (_BLANK_EVERY + 1)
-        number = group * _BLANK_EVERY + tf.minimum(place, _BLANK_EVERY - 1)
-        position = start + index * size + number * batch_size
+        batch = group * _BLANK_EVERY + tf.minimum(place, _BLANK_EVERY - 1)
+        position = start + index * size + batch * batch_size
         return tf.where(place < _BLANK_EVERY, position, -1), position
 
     batches = _read(elements, prepare, size)

@@ -324,9 +324,8 @@ def training_window(size, seeds, augmentation):
     augmentation = get_augmentation(augmentation)
     if augmentation.area_range is None:
         return tf.concat([[0, 0], size], axis=0)
-    return inception_window(
-        size, seeds[0], augmentation.area_range, augmentation.aspect_ratio_range
-    )
+    ranges = augmentation.area_range, augmentation.aspect_ratio_range
+    return inception_window(size, seeds[0], *ranges)
 
 
 def _resize_in_training(image, preprocessing, seed, augmentation):

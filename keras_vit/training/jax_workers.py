@@ -1,10 +1,7 @@
 """Several processes that train together on JAX: the hosts of a TPU pod slice, for example."""
 
-import atexit
-import contextlib
 import os
 import re
-import sys
 
 import jax
 import numpy as np
@@ -18,7 +15,8 @@ ADDRESSES, NUMBER, INDEX = (
     f"KERAS_DISTRIBUTION_{name}" for name in ("JOB_ADDRESSES", "NUM_PROCESSES", "PROCESS_ID")
 )
 _HEARTBEAT_SECONDS = 30  # until a process that says nothing is lost
-_LOST = re.compile(r"[^\n]*(?:Gloo|NCCL|coordination service|heartbeat)[^\n]*")
+_PATIENCE_SECONDS = 24 * 3600  # with processes that are started later
+_LOST = re.compile(r"[^\n]*\b(?:Gloo|NCCL|coordination service|heartbeat)\b[^\n]*")
 
 
 def join():
@@ -26,12 +24,15 @@ def join():
 
     Raises:
         ValueError: for variables that do not fit together, or if JAX has been used before.
+        ConnectionError: if they cannot meet.
     """
     number = os.environ.get(NUMBER, "1")
     if number == "1" or jax.distributed.is_initialized():
         return
     addresses, index = os.environ.get(ADDRESSES, ""), os.environ.get(INDEX, "")
-    if not (number.isdecimal() and index.isdecimal() and int(index) < int(number) and addresses):
+    chief = addresses.split(",")[0]
+    is_place = number.isdecimal() and index.isdecimal() and int(index) < int(number)
+    if not (is_place and ":" in chief):
         raise ValueError(
             f"{NUMBER}, {INDEX} (counted from 0) and {ADDRESSES} (host:port of the process 0, or "
             f"of all) must fit together. Received: {number!r}, {index!r} and {addresses!r}"
@@ -39,11 +40,14 @@ def join():
     logging.info("waiting for all of the %s processes: %s", number, addresses)
     try:
         jax.distributed.initialize(
-            addresses.split(",")[0],
+            chief,
             int(number),
             int(index),
+            initialization_timeout=_PATIENCE_SECONDS,
             heartbeat_timeout_seconds=_HEARTBEAT_SECONDS,
         )
+    except jax.errors.JaxRuntimeError as error:
+        raise ConnectionError(f"the processes of JAX cannot meet at {chief}: {error}") from error
     except RuntimeError as error:
         raise ValueError(
             f"several processes of JAX must be named before it computes anything. Received: {error}"
@@ -67,26 +71,7 @@ def _exchange(content):
 
 def find_lost(error):
     """`Placement.find_lost` of the collective operations' errors."""
+    if type(error) not in (ValueError, jax.errors.JaxRuntimeError):
+        return None
     line = _LOST.search(str(error))
     return line and ("JAX does not say which", f"JAX says: {line[0].strip()}")
-
-
-@contextlib.contextmanager
-def ending_at_once():
-    """After an error in the block this process ends with code 1 without waiting for the others.
-
-    JAX waits for all of them at the end of a process, up to five minutes, and then aborts it; and
-    those that are still there wait for this one.
-    """
-    try:
-        yield
-    except Exception:
-        atexit.register(_end_at_once)
-        raise
-
-
-def _end_at_once():
-    for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(OSError, ValueError, AttributeError):
-            stream.flush()
-    os._exit(1)

@@ -92,6 +92,16 @@ class Placement:
                     workdir,
                 )
             yield temporary
-            # No worker is done before the files are there.
+            self._publish(stack)
+
+    def _publish(self, stack):
+        """Has the chief put the files in their places; no worker is done before they are there."""
+        is_published = False
+        try:
             with self.workers.together():
                 stack.close()
+                is_published = self.workers.is_chief
+        except Exception as error:
+            if not is_published or self.find_lost(error) is None:
+                raise
+            logging.warning("another worker was lost, but everything is written: %s", error)

@@ -346,7 +346,7 @@ class ExactResume(keras.callbacks.Callback):
             "stopped by %s at step %d; %s", self._signals.received.name, self.step, kept
         )
         folders.release(self._states.folder)
-        self._signals.leave()
+        self._signals.leave(with_all=self._stop is not None)
 
 
 def _memory(callback):

@@ -12,12 +12,14 @@ from keras_vit.training.execution import RunResult, execute
 from keras_vit.training.recipes import ARCHITECTURE_FIELDS
 from keras_vit.training.strategy import place
 from keras_vit.training.task import TRAIN, resolve_task
+from keras_vit.training.workers import ending_at_once
 
 __all__ = ["RunResult", "TrainingError", "finetune", "pretrain"]
 
 SKIPPED = "skipped.jsonl"
 
 
+@ending_at_once()
 def pretrain(
     dataset,
     workdir,
@@ -120,6 +122,7 @@ def pretrain(
     return execute("pretrain", data, workdir, recipe, make_model, placement, overwrite, **options)
 
 
+@ending_at_once()
 def finetune(
     source,
     dataset,

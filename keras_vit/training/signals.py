@@ -4,6 +4,8 @@ import inspect
 import signal
 import threading
 
+from keras_vit.training.workers import of_all
+
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
@@ -47,8 +49,11 @@ class SignalWatch:
                 signal.signal(number, handler)
         self._before = {}
 
-    def leave(self):
+    def leave(self, with_all=False):
         """Ends the process as the signal that was received means it.
+
+        Args:
+            with_all: whether all workers do so now.
 
         Raises:
             SystemExit: with 143 after SIGTERM.
@@ -56,8 +61,10 @@ class SignalWatch:
         """
         self.remove()
         if self.received == signal.SIGTERM:
-            raise SystemExit(128 + signal.SIGTERM)
-        raise KeyboardInterrupt
+            error = SystemExit(128 + signal.SIGTERM)
+        else:
+            error = KeyboardInterrupt()
+        raise of_all(error) if with_all else error
 
     def _handle(self, number, frame):
         codes = list(_codes(frame))

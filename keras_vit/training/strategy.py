@@ -15,6 +15,7 @@ from absl import logging
 
 from keras_vit.training.placement import Placement
 from keras_vit.training.signals import take_back_sigterm
+from keras_vit.training.workers import ending_at_once
 
 TENSORFLOW, JAX = "tensorflow", "jax"
 # name -> the backends that have it
@@ -41,14 +42,14 @@ MODEL_PARALLEL_LAYOUT = {
 
 
 def place(strategy=None, *, tpu=None, model_shards=2):
-    """Makes ready what a strategy needs.  Call it before TensorFlow computes anything.
+    """Makes ready what a strategy needs.  Call it before TensorFlow or JAX computes anything.
 
     Args:
         strategy: None for one device, the default one of the backend; a name of `STRATEGIES`; a
             `tf.distribute.Strategy` or a `keras.distribution` one of your own; or a `Placement`,
             which is returned.  `"auto"` is `"multiworker"` where `TF_CONFIG` names several workers,
-            else `"mirrored"` or `"data_parallel"` where there are several accelerators, else one
-            device.
+            else `"mirrored"` or `"data_parallel"` where there are several accelerators, or several
+            processes of JAX, else one device.
         tpu: name or address of a Cloud TPU, for `"tpu"`; None is the TPU of this machine.
         model_shards: on how many devices `"model_parallel"` splits each block; a divisor of the
             number of devices, and of the number of heads.
@@ -295,6 +296,8 @@ def _of_distribution(distribution):
     import keras
 
     is_data_parallel = isinstance(distribution, keras.distribution.DataParallel)
+    mesh = distribution.device_mesh
+    batch_axis = mesh.axis_names.index(distribution.batch_dim_name)
     several = {}
     if _num_processes() > 1:
         from keras_vit.training import jax_workers
@@ -304,13 +307,20 @@ def _of_distribution(distribution):
                 "the data of several processes are read in shares: the distribution must be made "
                 "with `auto_shard_dataset=False`. Received: True"
             )
+        devices = mesh.backend_mesh.devices.swapaxes(0, batch_axis)
+        devices = devices.reshape(len(devices), -1)
+        if any(len({device.process_index for device in row}) > 1 for row in devices):
+            raise ValueError(
+                "the devices that share an example must be those of one process. Received: a mesh "
+                f"of {dict(zip(mesh.axis_names, mesh.shape, strict=True))} over {_num_processes()}"
+            )
         workers = jax_workers.make_workers()
+        workers.gather(None)  # now, while all are here: CPUs wait 30 s only to be connected
         several = {"workers": workers, "find_lost": jax_workers.find_lost}
         several["data_shard"] = (workers.index, workers.number)
-    mesh = distribution.device_mesh
     return Placement(
         name="data_parallel" if is_data_parallel else "model_parallel",
-        num_replicas=mesh.shape[mesh.axis_names.index(distribution.batch_dim_name)],
+        num_replicas=mesh.shape[batch_axis],
         make_scope=lambda: _distribution_scope(distribution),
         **several,
     )
@@ -322,13 +332,8 @@ def _distribution_scope(distribution):
 
     before = keras.distribution.distribution()
     keras.distribution.set_distribution(distribution)
-    several = contextlib.nullcontext()
-    if _num_processes() > 1:
-        from keras_vit.training import jax_workers
-
-        several = jax_workers.ending_at_once()
     try:
-        with several:
+        with ending_at_once():
             yield
     finally:
         keras.distribution.set_distribution(before)

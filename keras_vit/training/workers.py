@@ -6,10 +6,14 @@ up, and a worker that is lost is noticed here as it is there.
 Imports nothing heavy (see `keras_vit.training.strategy`).
 """
 
+import atexit
 import contextlib
 import dataclasses
 import io
 import json
+import os
+import signal
+import sys
 from collections.abc import Callable
 
 
@@ -79,3 +83,39 @@ class Workers:
                 from keras_vit.training.callbacks import TrainingError
 
                 raise TrainingError(f"worker {worker} of {self.number} cannot go on: {reason}")
+
+
+@contextlib.contextmanager
+def ending_at_once():
+    """After an error in the block, one of several processes of JAX ends without JAX's farewell.
+
+    JAX waits for all processes at the end of each, up to five minutes, and then aborts; and those
+    that are still there wait for this one.  Where all of them leave together nothing is changed.
+    """
+    try:
+        yield
+    except BaseException as error:
+        jax = sys.modules.get("jax")
+        is_of_all = getattr(error, "is_of_all_workers", False)
+        if jax is not None and jax.distributed.is_initialized() and not is_of_all:
+            atexit.register(_end_at_once, _exit_code(error))
+        raise
+
+
+def of_all(error):
+    """Marks an error that all workers raise at the same place, and returns it."""
+    error.is_of_all_workers = True
+    return error
+
+
+def _exit_code(error):
+    if isinstance(error, KeyboardInterrupt):
+        return 128 + signal.SIGINT
+    return error.code if isinstance(error, SystemExit) and isinstance(error.code, int) else 1
+
+
+def _end_at_once(code):
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            stream.flush()
+    os._exit(code)

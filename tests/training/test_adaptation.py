@@ -64,6 +64,11 @@ def test_one_device_takes_the_sum_of_the_replicas_counts():
         factor = 6 if key.startswith("metrics/") else 1
         np.testing.assert_array_equal(received[key], factor * arrays[key], err_msg=key)
     restore(make_model(1), received)
+    # One of two processes of JAX, which count together, takes the sum of two replicas too.
+    received = adapted(per_replica(arrays, 2), model, Workers(index=1, number=2))
+    for key in arrays:
+        factor = 3 if key.startswith("metrics/") else 1
+        np.testing.assert_array_equal(received[key], factor * arrays[key], err_msg=key)
 
 
 @pytest.mark.tensorflow_only

@@ -34,33 +34,57 @@ def test_join_after_jax_was_used_is_refused(monkeypatch):
         jax_workers.join()
 
 
+def test_join_without_a_port_is_refused(monkeypatch):
+    for name, value in (("JOB_ADDRESSES", "host0"), ("NUM_PROCESSES", "2"), ("PROCESS_ID", "1")):
+        monkeypatch.setenv(f"KERAS_DISTRIBUTION_{name}", value)
+    with pytest.raises(ValueError, match="host:port .* Received: '2', '1' and 'host0'"):
+        jax_workers.join()
+
+
 def test_find_lost_knows_the_errors_of_collective_operations():
     error = ValueError("a trace\nUNKNOWN: Gloo all-reduce failed: Connection reset by peer \nmore")
     which, reason = jax_workers.find_lost(error)
     assert which == "JAX does not say which"
     assert reason == "JAX says: UNKNOWN: Gloo all-reduce failed: Connection reset by peer"
-    assert jax_workers.find_lost(ValueError("a bad image")) is None
+    others = [
+        ValueError("a bad image"),
+        ValueError("data/Gloomy.jpg: truncated"),
+        FileNotFoundError("/data/NCCL/train"),
+        KeyError("Gloo all-reduce failed"),
+    ]
+    assert [jax_workers.find_lost(other) for other in others] == [None] * 4
 
 
-def test_a_process_with_an_error_ends_without_what_would_wait_for_the_others():
-    program = (
-        "import atexit\n"
-        "from keras_vit.training import jax_workers\n"
-        "atexit.register(print, 'waited')\n"
-        "try:\n"
-        "    with jax_workers.ending_at_once():\n"
-        "        print('worked', end='')\n"
-        "        {}\n"
-        "except KeyError:\n"
-        "    pass\n"
+ENDING = """
+import atexit
+import jax
+from keras_vit.training.workers import ending_at_once, of_all
+jax.distributed.is_initialized = lambda: {}
+atexit.register(print, "waited")
+with ending_at_once():
+    print("worked", end="")
+    {}
+"""
+
+
+@pytest.mark.parametrize(
+    ("is_initialized", "work", "code", "output"),
+    [
+        (True, "pass", 0, "workedwaited\n"),
+        (True, "raise KeyError", 1, "worked"),
+        (True, "raise SystemExit(143)", 143, "worked"),
+        (True, "raise KeyboardInterrupt", 130, "worked"),
+        (True, "raise of_all(SystemExit(143))", 143, "workedwaited\n"),
+        (False, "raise KeyError", 1, "workedwaited\n"),
+    ],
+)
+def test_process_with_an_error_of_its_own_ends_without_what_would_wait_for_the_others(
+    is_initialized, work, code, output
+):
+    result = subprocess.run(
+        [sys.executable, "-c", ENDING.format(is_initialized, work)],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
     )
-    outcomes = []
-    for work in ("pass", "raise KeyError"):
-        result = subprocess.run(
-            [sys.executable, "-c", program.format(work)],
-            env={**os.environ, "PYTHONPATH": str(ROOT)},
-            capture_output=True,
-            text=True,
-        )
-        outcomes.append((result.returncode, result.stdout))
-    assert outcomes == [(0, "workedwaited\n"), (1, "worked")]
+    assert (result.returncode, result.stdout) == (code, output)

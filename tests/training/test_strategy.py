@@ -3,7 +3,7 @@ import json
 import keras
 import pytest
 
-from keras_vit.training import folder, strategy
+from keras_vit.training import folder, jax_workers, strategy
 from keras_vit.training.callbacks import TrainingError
 from keras_vit.training.run import pretrain
 from keras_vit.training.strategy import STRATEGIES, Placement, place
@@ -53,9 +53,10 @@ def test_several_processes_on_jax_share_the_work(monkeypatch):
     shared = keras.distribution.DataParallel(devices=keras.distribution.list_devices())
     with pytest.raises(ValueError, match="with `auto_shard_dataset=False`. Received: True"):
         place(shared)
+    monkeypatch.setattr(jax_workers, "make_workers", lambda: Workers(index=1, number=2))
     for name in ("auto", "data_parallel"):
         placement = place(name)
-        assert (placement.name, placement.data_shard) == ("data_parallel", (0, 1))
+        assert (placement.name, placement.data_shard) == ("data_parallel", (1, 2))
         assert placement.find_lost(ValueError("UNKNOWN: Gloo all-reduce failed: x"))
 
 
@@ -155,6 +156,31 @@ def test_only_the_chief_writes(tmp_path):
     assert isinstance(other, TrainingError)
     assert "worker 0 of 2 cannot go on" in str(other)
     assert "holds a finished run" in str(other)
+
+
+def test_run_that_is_written_is_finished_though_another_worker_is_lost(tmp_path, caplog):
+    calls = []
+
+    def exchange(content):
+        calls.append(content)
+        if len(calls) == 3:  # after the folder was made, and named
+            raise ConnectionError("the other one is gone")
+        return [content] * 2
+
+    def write(name, find_lost):
+        calls.clear()
+        workers = Workers(number=2, exchange=exchange)
+        placement = Placement(workers=workers, find_lost=find_lost)
+        with placement.new_run(tmp_path / name) as temporary:
+            for file in folder.FILES:
+                (temporary / file).write_text("")
+
+    with caplog.at_level("WARNING", logger="absl"):
+        write("run", lambda error: ("it", str(error)))
+    assert all((tmp_path / "run" / name).exists() for name in folder.FILES)
+    assert "everything is written: the other one is gone" in caplog.text
+    with pytest.raises(ConnectionError):
+        write("other", lambda error: None)
 
 
 def test_worker_that_does_not_see_the_chiefs_folder_is_warned(tmp_path, caplog):
