@@ -8,8 +8,7 @@ import pytest
 
 
 @pytest.mark.parametrize(
-    ("backend", "number", "is_heard"),
-    [("jax", "2", True), ("jax", "1", False), ("tensorflow", "2", False)],
+    ("backend", "number", "is_heard"), [("jax", "2", True), ("tensorflow", "2", False)]
 )
 def test_native_code_is_heard_where_it_says_that_another_process_is_lost(backend, number, is_heard):
     program = (

@@ -94,17 +94,24 @@ def test_training_dataset_resumed_equals_uninterrupted(source, augmentation):
     assert _examples(whole[start:]) == _examples(resumed)
 
 
-@pytest.mark.parametrize("augmentation", ["crop", preprocess.Augmentation(mixup=0.5)])
-def test_training_dataset_shards_are_the_parts_of_each_batch(source, augmentation):
-    info, split, _ = source
-    options = {"batch_size": 6, "augmentation": augmentation, "start_step": 1}
+def _assert_shard_is_its_part(info, split, index, **options):
     whole = _arrays(_train(info, split, **options), 70)  # past a batch of blanks
+    shard = _train(info, split, shard=(index, 3), **options)
+    assert shard.element_spec[0] == tf.TensorSpec((2, 8, 8, 3), tf.float32)
+    for expected, received in zip(whole, _arrays(shard, 70), strict=True):
+        for part, part_of_shard in zip(expected, received, strict=True):
+            np.testing.assert_array_equal(part_of_shard, part[2 * index : 2 * index + 2])
+
+
+def test_training_dataset_shard_is_its_part_of_each_batch(source):
+    info, split, _ = source
+    _assert_shard_is_its_part(info, split, 1, batch_size=6, augmentation="crop", start_step=1)
+
+
+def test_training_dataset_shard_of_mixed_images_is_its_part_of_each_batch(upstream):
+    mixing = preprocess.Augmentation(mixup=0.5)
     for index in range(3):
-        shard = _train(info, split, shard=(index, 3), **options)
-        assert shard.element_spec[0] == tf.TensorSpec((2, 8, 8, 3), tf.float32)
-        for expected, received in zip(whole, _arrays(shard, 70), strict=True):
-            for part, part_of_shard in zip(expected, received, strict=True):
-                np.testing.assert_array_equal(part_of_shard, part[2 * index : 2 * index + 2])
+        _assert_shard_is_its_part(upstream, "test", index, batch_size=6, augmentation=mixing)
 
 
 def test_training_dataset_other_seed_has_another_order(source):

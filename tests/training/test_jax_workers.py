@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from keras_vit.training import jax_workers
+from keras_vit.training import jax_workers, workers
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -55,36 +55,43 @@ def test_find_lost_knows_the_errors_of_collective_operations():
     assert [jax_workers.find_lost(other) for other in others] == [None] * 4
 
 
-ENDING = """
-import atexit
-import jax
-from keras_vit.training.workers import ending_at_once, of_all
-jax.distributed.is_initialized = lambda: {}
-atexit.register(print, "waited")
-with ending_at_once():
-    print("worked", end="")
-    {}
-"""
-
-
 @pytest.mark.parametrize(
-    ("is_initialized", "work", "code", "output"),
+    ("error", "codes"),
     [
-        (True, "pass", 0, "workedwaited\n"),
-        (True, "raise KeyError", 1, "worked"),
-        (True, "raise SystemExit(143)", 143, "worked"),
-        (True, "raise KeyboardInterrupt", 130, "worked"),
-        (True, "raise of_all(SystemExit(143))", 143, "workedwaited\n"),
-        (False, "raise KeyError", 1, "workedwaited\n"),
+        (KeyError(), [1]),
+        (SystemExit(143), [143]),
+        (KeyboardInterrupt(), [130]),
+        (workers.of_all(SystemExit(143)), []),
     ],
 )
-def test_process_with_an_error_of_its_own_ends_without_what_would_wait_for_the_others(
-    is_initialized, work, code, output
-):
+@pytest.mark.parametrize("is_initialized", [True, False])
+def test_error_of_one_process_decides_how_it_ends(error, codes, is_initialized, monkeypatch):
+    import jax
+
+    registered = []
+    monkeypatch.setattr(workers.atexit, "register", lambda *end: registered.append(end))
+    monkeypatch.setattr(jax.distributed, "is_initialized", lambda: is_initialized)
+    with workers.ending_at_once():
+        pass
+    with pytest.raises(type(error)), workers.ending_at_once():
+        raise error
+    assert [code for _, code in registered] == codes * is_initialized
+
+
+def test_process_with_an_error_of_its_own_ends_without_what_would_wait_for_the_others():
+    program = (
+        "import atexit, jax\n"
+        "from keras_vit.training.workers import ending_at_once\n"
+        "jax.distributed.is_initialized = lambda: True\n"
+        "atexit.register(print, 'waited')\n"
+        "with ending_at_once():\n"
+        "    print('worked', end='')\n"
+        "    raise SystemExit(143)\n"
+    )
     result = subprocess.run(
-        [sys.executable, "-c", ENDING.format(is_initialized, work)],
+        [sys.executable, "-c", program],
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
     )
-    assert (result.returncode, result.stdout) == (code, output)
+    assert (result.returncode, result.stdout) == (143, "worked")
