@@ -16,6 +16,7 @@ ADDRESSES, NUMBER, INDEX = (
 )
 _HEARTBEAT_SECONDS = 30  # until a process that says nothing is lost
 _PATIENCE_SECONDS = 24 * 3600  # with processes that are started later
+_HEAD_BYTES = 256
 _LOST = re.compile(r"[^\n]*\b(?:Gloo|NCCL|coordination service|heartbeat)\b[^\n]*")
 
 
@@ -62,7 +63,14 @@ def make_workers():
 
 
 def _exchange(content):
-    sizes = multihost_utils.process_allgather(np.array([len(content)])).ravel()
+    # What is said after each step is short: it goes with its length, in one round.
+    head = np.zeros(_HEAD_BYTES, np.uint8)
+    head[:8] = np.frombuffer(len(content).to_bytes(8, "little"), np.uint8)
+    head[8 : 8 + len(content)] = np.frombuffer(content[: _HEAD_BYTES - 8], np.uint8)
+    heads = multihost_utils.process_allgather(head)
+    sizes = [int.from_bytes(row[:8].tobytes(), "little") for row in heads]
+    if max(sizes) <= _HEAD_BYTES - 8:
+        return [row[8 : 8 + size].tobytes() for row, size in zip(heads, sizes, strict=True)]
     padded = np.zeros(max(sizes), np.uint8)
     padded[: len(content)] = np.frombuffer(content, np.uint8)
     gathered = multihost_utils.process_allgather(padded)

@@ -4,10 +4,13 @@ import os
 import pathlib
 import subprocess
 import sys
+import threading
 
+import numpy as np
 import pytest
 
 from keras_vit.training import jax_workers, workers
+from tests.training.in_threads import run_workers
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -39,6 +42,26 @@ def test_join_without_a_port_is_refused(monkeypatch):
         monkeypatch.setenv(f"KERAS_DISTRIBUTION_{name}", value)
     with pytest.raises(ValueError, match="host:port .* Received: '2', '1' and 'host0'"):
         jax_workers.join()
+
+
+@pytest.mark.parametrize(("sizes", "num_rounds"), [((0, 5), 1), ((248, 1), 1), ((3, 249), 2)])
+def test_exchange_gives_all_the_bytes_of_each_and_short_ones_in_one_round(
+    sizes, num_rounds, monkeypatch
+):
+    thread = threading.local()
+    contents = [bytes(range(1, 250))[:size] for size in sizes]
+
+    def process_allgather(array):
+        thread.num_rounds += 1
+        rows = thread.workers.exchange(array.tobytes())
+        return np.stack([np.frombuffer(row, array.dtype) for row in rows])
+
+    def work(workers):
+        thread.workers, thread.num_rounds = workers, 0
+        return jax_workers._exchange(contents[workers.index]), thread.num_rounds
+
+    monkeypatch.setattr(jax_workers.multihost_utils, "process_allgather", process_allgather)
+    assert run_workers(work) == [(contents, num_rounds)] * 2
 
 
 def test_find_lost_knows_the_errors_of_collective_operations():
