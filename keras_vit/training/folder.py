@@ -1,4 +1,8 @@
-"""The folder of a run: one process at a time; its files appear together, each of them whole."""
+"""The folder of a run: one process at a time; its files appear together, each of them whole.
+
+A folder that this package writes into holds the file `MARKER`.  Nothing is replaced or deleted in a
+folder without it, and nothing in it but what this module names.
+"""
 
 import contextlib
 import errno
@@ -19,8 +23,62 @@ FILES = ("recipe.json", "history.csv", "metrics.json", "checkpoint.npz", "model.
 MODEL = FILES[-1]
 # While it is trained: the states that it can go on from.
 STATE = "state"
+# What a sweep writes beside these.
+SWEEP_TABLE, SWEEP_CANDIDATES = "sweep.json", "sweep"
+OUTPUTS = (*FILES, STATE, SWEEP_TABLE, SWEEP_CANDIDATES)
+MARKER = ".keras_vit_run"
+_MARKER_TEXT = "This folder was written by keras_vit, which may replace the files of a run in it.\n"
 _TEMPORARY = ".tmp-"
 _held = {}  # folder -> descriptor, of this process
+
+
+def check_workdir(path):
+    """Raises unless a path names a folder that this package may write a run into.
+
+    Args:
+        path: Path of the folder; it may be missing.
+
+    Raises:
+        ValueError: for an empty path, which is what an unset shell variable gives.
+        FileExistsError: for a folder with one of `OUTPUTS` that is not marked as a run's.
+    """
+    if not os.fspath(path):
+        raise ValueError(
+            f"the path of a run's folder must not be empty. Received: {path!r}; write . for the "
+            "current folder"
+        )
+    path = pathlib.Path(path)
+    names = [name for name in OUTPUTS if os.path.lexists(path / name)]
+    if names and not (path / MARKER).is_file():
+        raise FileExistsError(
+            f"{path} holds {names[0]}, and nothing says that keras_vit wrote it; choose another "
+            f"folder. If it is from a version before 0.2, create an empty file {MARKER} there"
+        )
+
+
+def mark(path):
+    """Marks a folder as one that this package writes into."""
+    marker = pathlib.Path(path) / MARKER
+    if not marker.is_file():
+        marker.write_text(_MARKER_TEXT)
+
+
+def _remove_states(path):
+    """Removes the states in a folder, and the folder if nothing else is in it."""
+    if path.is_symlink():
+        return
+    for pattern in ("step_*.npz", ".step_*.npz.*"):
+        for state in path.glob(pattern):
+            with contextlib.suppress(OSError):
+                state.unlink()
+    _remove_empty([path])
+
+
+def _remove_unfinished(workdir):
+    """Removes the temporary folders of processes that were killed, by their marker."""
+    for path in workdir.glob(f"{_TEMPORARY}*"):
+        if not path.is_symlink() and (path / MARKER).is_file():
+            shutil.rmtree(path, ignore_errors=True)
 
 
 @contextlib.contextmanager
@@ -39,10 +97,13 @@ def new_run(workdir, overwrite=False):
         `pathlib.Path` of the temporary folder, into which the block writes all of `FILES`.
 
     Raises:
-        FileExistsError: if there is a model and it must not be replaced.
+        ValueError: for an empty path.
+        FileExistsError: if there is a model and it must not be replaced, or a file of a run's name
+            in a folder that this package has not marked.
         BlockingIOError: if another process uses the folder.
         OSError: if the folder cannot be made, or is a file.
     """
+    check_workdir(workdir)
     workdir = pathlib.Path(workdir)
     if (workdir / MODEL).exists() and not overwrite:
         raise FileExistsError(
@@ -61,17 +122,20 @@ def new_run(workdir, overwrite=False):
         _remove_empty(missing)
         raise
     try:
-        for unfinished in workdir.glob(f"{_TEMPORARY}*"):
-            shutil.rmtree(unfinished, ignore_errors=True)  # of a process that was killed
+        mark(workdir)
+        _remove_unfinished(workdir)
         temporary.mkdir()
+        mark(temporary)
         yield temporary
         _publish(temporary, workdir)
-        shutil.rmtree(workdir / STATE, ignore_errors=True)
+        _remove_states(workdir / STATE)
         finished = True
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
         if not finished:
             _remove_empty([workdir / STATE])
+            if not any(os.path.lexists(workdir / name) for name in OUTPUTS):
+                (workdir / MARKER).unlink(missing_ok=True)
             _remove_empty(missing)
         release(workdir / STATE)
         release(workdir)
@@ -123,6 +187,7 @@ def _remove_empty(folders):
 def _publish(temporary, workdir):
     for name in FILES:
         sync(temporary / name)
+    mark(workdir)  # again, if somebody has deleted the folder meanwhile
     # An older model goes first, so that it is never seen beside the files of the newer run.
     (workdir / MODEL).unlink(missing_ok=True)
     for name in FILES:

@@ -7,6 +7,7 @@ from keras_vit import zoo
 from keras_vit.evaluation.classification import check_classes
 from keras_vit.models.classifier import ImageClassifier
 from keras_vit.models.presets import get_preset
+from keras_vit.training import folder
 from keras_vit.training.callbacks import TrainingError
 from keras_vit.training.execution import RunResult, execute
 from keras_vit.training.recipes import ARCHITECTURE_FIELDS
@@ -82,6 +83,7 @@ def pretrain(
             if another worker is lost or cannot go on.
         OSError: if `workdir` cannot be written.
     """
+    folder.check_workdir(workdir)
     placement = place(strategy)
     if isinstance(model, str):
         overrides, model = {**overrides, "model": model}, None
@@ -161,6 +163,7 @@ def finetune(
         ValueError, BadDataError, FileExistsError, BlockingIOError, TrainingError, OSError: as
             `pretrain`.
     """
+    folder.check_workdir(workdir)
     placement = place(strategy)
     if image_size is not None:
         overrides = {**overrides, "image_size": image_size}

@@ -96,6 +96,7 @@ def sweep(
             "a sweep needs a recipe with `learning_rates`. Received: none; set them, for example "
             "`learning_rates=(0.003, 0.01, 0.03)`"
         )
+    folder.check_workdir(workdir)
     info = recipe.dataset if dataset is None else dataset
     if not isinstance(info, pipeline.DatasetInfo):
         info = pipeline.resolve(info, data_dir, download=download)
@@ -128,6 +129,8 @@ def sweep(
         }
         return finetune(source, info, workdir, recipe=rated, **options)
 
+    workdir.mkdir(parents=True, exist_ok=True)
+    folder.mark(workdir)
     candidates = []
     for number, rate in enumerate(recipe.learning_rates):
         candidate = workdir / CANDIDATES / f"learning_rate_{rate:g}"

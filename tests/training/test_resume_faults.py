@@ -77,7 +77,7 @@ def test_folder_that_is_deleted_is_made_again_and_the_run_ends(digits_dir, tmp_p
         progress=False,
         checkpoint_steps=1,
     )
-    assert {path.name for path in workdir.iterdir()} == set(folders.FILES)
+    assert {path.name for path in workdir.iterdir()} == {*folders.FILES, folders.MARKER}
     assert all(path.stat().st_size for path in result.files.values())
 
 
@@ -115,6 +115,7 @@ def closed(tmp_path):
     states = StateFolder(tmp_path / "state")
     for step in (1, 2):
         states.write(State(step=step, facts={}, arrays={"model/0": np.ones(3, "float32")}))
+    folders.mark(tmp_path)
     os.chmod(states.folder, 0o555)
     os.chmod(tmp_path, 0o555)
     yield tmp_path
@@ -140,7 +141,7 @@ def test_folder_that_cannot_be_written_is_refused_before_the_work(closed):
     assert message.endswith("state'")
     for work in (begin_a_run, begin_a_run_there):
         assert without_rights(closed, work).startswith("PermissionError: ")
-    assert sorted(path.name for path in closed.iterdir()) == ["state"]
+    assert sorted(path.name for path in closed.iterdir()) == [folders.MARKER, "state"]
 
 
 def test_folder_that_is_closed_later_keeps_its_states(closed):

@@ -53,7 +53,7 @@ def weights(model):
 
 def test_pretrain_writes_the_files_of_a_run(pretrained, upstream):
     assert set(pretrained.files) == set(folder.FILES)
-    assert {path.name for path in pretrained.workdir.iterdir()} == set(folder.FILES)
+    assert {path.name for path in pretrained.workdir.iterdir()} == {*folder.FILES, folder.MARKER}
     recipe = json.loads(pretrained.files["recipe.json"].read_text())
     assert Recipe(**recipe) == TINY
     metrics = json.loads(pretrained.files["metrics.json"].read_text())
@@ -183,10 +183,10 @@ def test_pretrain_given_again_goes_on_and_ends_with_the_same_bits(
     with pytest.raises(Killed):
         pretrain(upstream, tmp_path, recipe=TINY, checkpoint_steps=1)
     states = {"step_00000003.npz", "step_00000002.npz"}
-    assert [path.name for path in tmp_path.iterdir()] == [folder.STATE]
+    assert {path.name for path in tmp_path.iterdir()} == {folder.STATE, folder.MARKER}
     assert {path.name for path in (tmp_path / folder.STATE).iterdir()} == states
     result = pretrain(upstream, tmp_path, recipe=TINY)
-    assert {path.name for path in tmp_path.iterdir()} == set(folder.FILES)
+    assert {path.name for path in tmp_path.iterdir()} == {*folder.FILES, folder.MARKER}
     for name in ("history.csv", "recipe.json", "checkpoint.npz"):
         assert result.files[name].read_bytes() == pretrained.files[name].read_bytes()
     expected = weights(pretrained.model)
