@@ -163,7 +163,7 @@ def print_table(workdir, pretrained, all_shots, num_seeds, short, start):
 def few_shot(workdir, pretrained, shots, seed, short):
     """Test accuracies (fine-tuned, from scratch) by the same recipe from the same few images."""
     import keras_vit
-    from keras_vit.training.recipes import ARCHITECTURE_FIELDS
+    from keras_vit.training.recipe import ARCHITECTURE_FIELDS
 
     recipe = pretrained.metrics["recipe"]
     architecture = {field: recipe[field] for field in ("model", *ARCHITECTURE_FIELDS)}

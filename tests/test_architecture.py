@@ -1,7 +1,9 @@
 """Rules of the house that a machine can hold: who imports whom, banned calls, file sizes, names."""
 
 import ast
+import os
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -10,44 +12,36 @@ import pytest
 PACKAGE = pathlib.Path(__file__).parents[1] / "keras_vit"
 MAX_LINES = 400
 
-# folder or module -> (what of ours it may import, what of others; docs/architecture.md says why)
 STANDARD = set(sys.stdlib_module_names)
-RULES = {
-    "layers": ((), ("keras",)),
-    "trainer": ((), ("keras", "numpy", "tensorflow", "jax")),
-    "models": (("layers", "trainer"), ("keras",)),
-    "checkpoints": ((), ("numpy", "ml_dtypes", "h5py", "tqdm")),
-    "zoo": (("models", "checkpoints", "layers", "memory", "saving", "stored_models"), ("keras",)),
-    "loading": (("models", "checkpoints", "zoo", "memory"), ("keras", "numpy")),
-    "memory": ((), ("keras", "numpy", "tensorflow")),
-    "stored_models": (("models", "checkpoints"), ()),
-    # Where models become checkpoints, and both ends of that together.
-    "saving": (("models", "checkpoints"), ("keras",)),
-    "conversion": (("models", "checkpoints", "saving", "zoo"), ("keras", "numpy")),
-    # The list of ImageNet-21k's classes is kept beside the official checkpoints.
-    "data": (
-        ("checkpoints",),
-        ("numpy", "sklearn", "tensorflow", "tensorflow_datasets", "keras_cv"),
-    ),
-    "evaluation": (("models", "data"), ("keras", "numpy")),
-    "serving": (
-        ("data", "models", "version"),
-        ("keras", "numpy", "tensorflow", "jax", "tensorflow_serving"),
-    ),
-    "training": (
-        # checkpoints: how files of arrays are written, and the error of those that cannot be read
-        ("models", "zoo", "data", "evaluation", "checkpoints", "version"),
-        ("keras", "numpy", "tensorflow", "jax", "tqdm"),
-    ),
-    "cli": (("*",), ("absl", "tqdm", "numpy")),
-    "__init__": (("*",), ()),
-    "__main__": (("cli",), ()),
-    "version": ((), ()),
-}
-# Of the layers only embedding.py computes constants with NumPy, and only regularization.py asks
-# TensorFlow which replica it is on.
+
+
+def _table():
+    """Folder or module -> (what of ours it may import, what of others): docs/architecture.md."""
+    document = (PACKAGE.parent / "docs" / "architecture.md").read_text()
+    rows = re.findall(r"^\| `(\w+)/?` \| .* \| (.*) \| (.*) \|$", document, re.MULTILINE)
+    names = {row[0]: [{*cell.split(", ")} - {"-"} for cell in row[1:]] for row in rows}
+    ground = {name for name in names if (PACKAGE / f"{name}.py").exists()}
+    for ours, _ in names.values():
+        if "ground" in ours:
+            ours |= ground
+    return names
+
+
+RULES = {**_table(), "__init__": ({"everything"}, ()), "__main__": ({"cli"}, ())}
+# Of the layers only positions.py computes constants with NumPy, only regularization.py asks
+# TensorFlow which replica it is on, and only recompute.py tells a backend the order of its work.
+# Of the models only the one that prepares pixels leaves a JAX program for that.
+# Of the analysis only the gradients are a backend's own, and only the pictures need Matplotlib and
+# Pillow.
 EXCEPTIONS = {
-    ("layers/embedding.py", "numpy"),
+    ("analysis/gradcam.py", "jax"),
+    ("analysis/gradcam.py", "tensorflow"),
+    ("analysis/plots.py", "PIL"),
+    ("analysis/plots.py", "matplotlib"),
+    ("layers/positions.py", "numpy"),
+    ("models/pixel_model.py", "jax"),
+    ("layers/recompute.py", "jax"),
+    ("layers/recompute.py", "tensorflow"),
     ("layers/regularization.py", "tensorflow"),
     ("cli/streams.py", "tensorflow"),
 }
@@ -86,8 +80,10 @@ def test_imports_follow_the_table(path):
             continue
         if top == "keras_vit":
             used = rest[0] if rest else "__init__"
-            allowed = "*" in ours or used in (folder, *ours) or name == "keras_vit.__version__"
-            hint = f"{folder} may import {ours or 'nothing'} of ours; move code or pass a value in"
+            allowed = (
+                "everything" in ours or used in (folder, *ours) or name == "keras_vit.__version__"
+            )
+            hint = f"{folder} may import {sorted(ours)} of ours; move code or pass a value in"
             assert allowed, f"{relative} imports {name}; {hint}"
         else:
             assert top in others, f"{relative} imports {name}; {folder} may import {others}"
@@ -128,3 +124,21 @@ def test_importing_the_package_leaves_the_heavy_ones_alone():
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     ).stdout
     assert set(output.split()) <= {"keras_vit"} | STANDARD
+
+
+def test_importing_beside_the_foreign_distribution_says_what_to_uninstall(tmp_path):
+    for name, record in (("keras_vit-0.0.1", "keras_vit/__init__.py,,"), ("other-1", "other.py,,")):
+        (tmp_path / f"{name}.dist-info").mkdir()
+        (tmp_path / f"{name}.dist-info" / "METADATA").write_text(
+            f"Metadata-Version: 2.1\nName: {name.split('-')[0]}\nVersion: 1\n"
+        )
+        (tmp_path / f"{name}.dist-info" / "RECORD").write_text(record + "\n")
+    done = subprocess.run(
+        [sys.executable, "-c", "import keras_vit"],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{PACKAGE.parent}"},
+    )
+    assert done.returncode == 1
+    assert "ImportError" in done.stderr
+    assert "pip uninstall keras-vit" in done.stderr

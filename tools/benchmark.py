@@ -252,8 +252,8 @@ def benchmark_serving():
     import tensorflow as tf
 
     import keras_vit
-    from keras_vit.data.decode import decode_image
-    from keras_vit.data.preprocess import evaluation_image
+    from keras_vit.data.images.decode import decode_image
+    from keras_vit.data.images.preprocess import evaluation_image
     from keras_vit.serving.standalone import example_images
 
     keras.utils.set_random_seed(0)
@@ -435,7 +435,7 @@ def benchmark_resume():
 
     import keras_vit
     from keras_vit.training.optimizers import AdamW
-    from keras_vit.training.states import State, StateFolder, capture
+    from keras_vit.training.resume.state_file import State, StateFolder, capture
 
     keras.config.set_dtype_policy(FLAGS.dtype)
     model = keras_vit.create_model(FLAGS.model, image_size=FLAGS.image_size)

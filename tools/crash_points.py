@@ -39,16 +39,16 @@ def arrays(number):
 
 
 class StateWriter:
-    """The states of a training: `keras_vit.training.states`."""
+    """The states of a training: `keras_vit.training.resume.state_file`."""
 
     def write(self, folder, number):
-        from keras_vit.training.states import State, StateFolder
+        from keras_vit.training.resume.state_file import State, StateFolder
 
         facts = {"epoch": number, "history": []}
         StateFolder(folder).write(State(step=number, facts=facts, arrays=arrays(number)))
 
     def read(self, folder):
-        from keras_vit.training.states import StateFolder
+        from keras_vit.training.resume.state_file import StateFolder
 
         state = StateFolder(folder).newest()
         expected = arrays(state.step)
@@ -63,12 +63,10 @@ class NpzWriter:
     name, ending = "write_npz", ".npz"
 
     def write(self, folder, number):
-        from keras_vit.checkpoints import containers
+        from keras_vit.checkpoints.containers import files
 
         path = pathlib.Path(folder, f"model{self.ending}")
-        getattr(containers, self.name)(
-            path, {k.replace("/", "_"): a for k, a in arrays(number).items()}
-        )
+        getattr(files, self.name)(path, {k.replace("/", "_"): a for k, a in arrays(number).items()})
 
     def read(self, folder):
         import numpy as np
@@ -96,10 +94,10 @@ class SafetensorsWriter(NpzWriter):
 
 
 class RunWriter:
-    """The files of a finished run, over those of an older one: `keras_vit.training.folder`."""
+    """The files of a finished run, over those of an older one: `keras_vit.training.run_folder`."""
 
     def write(self, folder, number):
-        from keras_vit.training import folder as folders
+        from keras_vit.training import run_folder as folders
 
         with folders.new_run(folder, overwrite=True) as temporary:
             state = pathlib.Path(folder, folders.STATE)
@@ -110,7 +108,7 @@ class RunWriter:
 
     def read(self, folder):
         """A folder with a model has the files of one run; without it, the run can go on."""
-        from keras_vit.training import folder as folders
+        from keras_vit.training import run_folder as folders
 
         found = {name: pathlib.Path(folder, name) for name in folders.FILES}
         texts = {name: path.read_text() for name, path in found.items() if path.exists()}
@@ -262,8 +260,6 @@ def main(argv):
     if unknown:
         raise app.UsageError(f"Unknown writers {unknown}; they are {', '.join(WRITERS)}")
     # Imported once, before the children are forked.
-    import keras_vit.checkpoints.containers
-    import keras_vit.cli.output
     import keras_vit.training.states  # noqa: F401
 
     root = pathlib.Path(tempfile.mkdtemp(prefix="crash_points_"))

@@ -85,14 +85,14 @@ def official_shapes(name):
 
 def bit_shapes(name, num_classes):
     """The same of a BiT, whose names and shapes are those of big_transfer's TensorFlow code."""
-    from keras_vit import zoo
-    from keras_vit.checkpoints.bit import BIT
-    from keras_vit.checkpoints.tables import entries
-    from keras_vit.models.classifier import replace_fields
+    from keras_vit.checkpoints.format import entries
+    from keras_vit.checkpoints.formats.bit import BIT
+    from keras_vit.models.fields import replace_fields
     from keras_vit.models.presets import get_preset
+    from keras_vit.zoo.saving import describe
 
-    _, config = get_preset(name)
-    architecture = zoo.describe(replace_fields(config, {"num_classes": num_classes}))
+    config = get_preset(name)
+    architecture = describe(replace_fields(config, {"num_classes": num_classes}))
     return {entry.theirs: entry.file_shape for entry in entries(BIT, architecture)}
 
 

@@ -156,7 +156,7 @@ def child(first, last, seed, report):
         os.dup2(nowhere.fileno(), 2)  # what native code logs
     import tensorflow as tf
 
-    from keras_vit.data import decode
+    from keras_vit.data.images import decode
 
     def window(size):
         return tf.concat([size // 4, size - size // 2], axis=0)
@@ -239,7 +239,7 @@ def main(argv):
         raise app.UsageError("no arguments are expected")
     import tensorflow  # once, and not a single operation of it before the forks
 
-    from keras_vit.data import decode
+    from keras_vit.data.images import decode
 
     del tensorflow, decode
     outcomes, wrong, slowest, growth, deaths = collections.Counter(), [], 0.0, 0, []

@@ -186,8 +186,8 @@ def before(owner, name, action):
 
 def note(folder, worker):
     """Makes this process note each of its steps, and what it ends with."""
-    from keras_vit.training.resume import ExactResume
-    from keras_vit.training.states import capture
+    from keras_vit.training.resume.exact_resume import ExactResume
+    from keras_vit.training.resume.state_file import capture
 
     steps = os.open(folder / f"steps-{worker}", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
 
@@ -211,7 +211,7 @@ def die_at(moment, path, is_chief):
     from keras_vit.cli import training_flags
     from keras_vit.models.vit import VisionTransformer
     from keras_vit.training import run
-    from keras_vit.training.resume import ExactResume
+    from keras_vit.training.resume.exact_resume import ExactResume
 
     def die():
         path.write_text(str(time.monotonic()))

@@ -91,9 +91,10 @@ def train(trial, data, workdir, attempt):
 
     import keras_vit
     from keras_vit.data import pipeline
-    from keras_vit.data.augmentations import AUGMENTATIONS, Augmentation
-    from keras_vit.training.recipes import Recipe
-    from keras_vit.training.strategy import place
+    from keras_vit.data.images.augmentation_presets import AUGMENTATIONS, get_augmentation
+    from keras_vit.data.images.operations import Flip, MixUp, ResizeCrop
+    from keras_vit.distribution.strategy import place
+    from keras_vit.training.recipe import Recipe
 
     if trial.strategy is not None:
         import tensorflow as tf
@@ -101,7 +102,7 @@ def train(trial, data, workdir, attempt):
         tf.config.set_logical_device_configuration(
             tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2
         )
-    AUGMENTATIONS["trial"] = Augmentation(crop_scale=1.25, flip=True, mixup=0.3)
+    AUGMENTATIONS["trial"] = get_augmentation((ResizeCrop(1.25), Flip(), MixUp(0.3)))
     sgd = {"optimizer": "sgd", "momentum_dtype": "bfloat16", "learning_rate": 0.05}
     adamw = {"optimizer": "adamw", "weight_decay": 0.1, "learning_rate": 3e-3}
     recipe = Recipe(
@@ -191,8 +192,8 @@ def _note_examples(model_class, log, attempt):
 
 
 def _note_phases(path):
-    from keras_vit.training.callbacks import Validation
-    from keras_vit.training.resume import ExactResume
+    from keras_vit.training.callbacks import Evaluate
+    from keras_vit.training.resume.exact_resume import ExactResume
 
     file = os.open(path, os.O_WRONLY | os.O_CREAT)
     phases = ["B"]
@@ -223,7 +224,7 @@ def _note_phases(path):
         setattr(owner, name, noted)
 
     enter("B")
-    during(Validation, "on_epoch_end", "E")
+    during(Evaluate, "on_epoch_end", "E")
     during(ExactResume, "_save", "S")
     after(ExactResume, "on_train_batch_end", "T")
     after(ExactResume, "on_train_end", "W")
@@ -234,7 +235,7 @@ def _note_digest(path):
     import keras
     import numpy as np
 
-    from keras_vit.training.resume import ExactResume
+    from keras_vit.training.resume.exact_resume import ExactResume
 
     end = ExactResume.on_train_end
 
@@ -259,7 +260,8 @@ def _leave_out(control):
     import numpy as np
 
     from keras_vit.data import pipeline
-    from keras_vit.training import resume, signals
+    from keras_vit.distribution import signals
+    from keras_vit.training.resume import exact_resume
 
     def forgotten(model):
         if control == "seeds":
@@ -268,7 +270,7 @@ def _leave_out(control):
         return [v for v in model.optimizer.variables if v.path not in counted]
 
     if control in ("seeds", "moments"):
-        restore = resume.ExactResume.restore
+        restore = exact_resume.ExactResume.restore
 
         def restore_without(self, model, data):
             before = [(v, np.array(v.value)) for v in forgotten(model)]
@@ -276,15 +278,15 @@ def _leave_out(control):
             for variable, value in before:
                 variable.assign(value)
 
-        resume.ExactResume.restore = restore_without
+        exact_resume.ExactResume.restore = restore_without
     elif control == "metrics":
-        restore_all = resume.restore
+        restore_all = exact_resume.restore
 
         def restore_no_metrics(model, arrays, groups=None):
             if groups is None:
                 restore_all(model, arrays)
 
-        resume.restore = restore_no_metrics
+        exact_resume.restore = restore_no_metrics
     elif control == "position":
         training_dataset = pipeline.training_dataset
 

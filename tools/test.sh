@@ -23,14 +23,16 @@ echo "installing keras_vit and what its tests need (a few minutes the first time
 export TF_CPP_MIN_LOG_LEVEL=3
 # Two at once, since each keeps about one core busy: the JAX backend and then a part of the tests on
 # TensorFlow; and the rest of these.
-part="tests/checkpoints tests/data tests/evaluation tests/layers tests/models"
+part="tests/analysis tests/checkpoints tests/data tests/evaluators tests/layers tests/models tests/paper"
 {
   status=0
   echo "JAX backend:"
-  KERAS_BACKEND=jax "$venv/bin/python" -m pytest -q -m "$marker" -p no:cacheprovider \
-    tests/layers tests/models tests/checkpoints tests/trainer tests/test_zoo.py \
-    tests/training/test_{jax_workers,losses,not_finite,official_finetuning,optimizers}.py \
-    tests/training/test_{recipe_table,schedules,strategy}.py || status=$?
+  # Small models are compiled for longer than they compute.
+  XLA_FLAGS=--xla_backend_optimization_level=0 KERAS_BACKEND=jax "$venv/bin/python" -m pytest -q -m "$marker" -p no:cacheprovider \
+    tests/layers tests/models tests/checkpoints/formats tests/train_step tests/zoo/test_loading.py \
+    tests/distribution/test_{jax_processes,strategy}.py \
+    tests/training/test_{losses,not_finite,official_finetuning,optimizers}.py \
+    tests/training/test_{recipe_table,schedules}.py || status=$?
   echo "TensorFlow backend, $part:"
   KERAS_BACKEND=tensorflow "$venv/bin/python" -m pytest -q -m "$marker" -p no:cacheprovider \
     --durations=15 $part || status=$?

@@ -54,6 +54,12 @@ def define_flags(flag_values):
         "dry_run", False, "report what would be done, and do nothing", flag_values=flag_values
     )
     flags.DEFINE_boolean(
+        "approximate",
+        False,
+        "replace constants that the format's library has other values for, and measure the change",
+        flag_values=flag_values,
+    )
+    flags.DEFINE_boolean(
         "arrays", False, "list every array by itself in the report", flag_values=flag_values
     )
     flags.DEFINE_boolean(
@@ -68,6 +74,7 @@ def run(flag_values, arguments):
             f"convert needs a source and a destination. Received: {' '.join(arguments) or 'none'}"
         )
     source, destination = arguments
+    output.check_output_path(destination, "the destination")
     image_size = _image_size(flag_values.image_size)
 
     import keras_vit
@@ -83,6 +90,7 @@ def run(flag_values, arguments):
             dtype=flag_values.dtype,
             overwrite=flag_values.overwrite,
             dry_run=flag_values.dry_run,
+            approximate=flag_values.approximate,
             on_stage=on_stage,
         )
     if flag_values.json:
@@ -143,6 +151,11 @@ def _counts(report):
 
 
 def _proof(report):
+    for name, (old, new) in report.replaced.items():
+        yield "replaced", f"{name} {old} by {new}"
+    if report.approximation is not None:
+        words = ", ".join(f"{name} {value:.1e}" for name, value in report.approximation.items())
+        yield "which changes", f"of the largest value: {words}"
     if report.differences is None:
         return
     words = ", ".join(f"{name} {value:.1e}" for name, value in report.differences.items())

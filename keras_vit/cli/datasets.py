@@ -1,12 +1,12 @@
 """`keras-vit datasets`: the data sets with official splits, by the names that `--dataset` takes."""
 
-import difflib
 import json
 
 from absl import flags
 
 from keras_vit.cli import output
 from keras_vit.cli.errors import UsageError
+from keras_vit.names import close_names
 
 SUMMARY = "list the data sets with official splits; any other TFDS name and folders work too"
 USAGE = "keras-vit datasets [FLAGS] [PATTERN]"
@@ -19,7 +19,7 @@ def define_flags(flag_values):
 
 def run(flag_values, arguments):
     """Prints one line for each name that the pattern matches."""
-    from keras_vit.data.listing import get_dataset, list_datasets
+    from keras_vit.data.catalog.names import get_dataset, list_datasets
 
     if len(arguments) > 1:
         raise UsageError(
@@ -28,7 +28,7 @@ def run(flag_values, arguments):
     pattern = arguments[0] if arguments else "*"
     rows = [_row(get_dataset(name)) for name in list_datasets(pattern)]
     if not rows:
-        close = difflib.get_close_matches(pattern, list_datasets(), cutoff=0.5)
+        close = close_names(pattern, list_datasets(), cutoff=0.5)
         hint = f"did you mean {' or '.join(close)}?" if close else "`*` stands for any text"
         raise UsageError(f"no name matches {pattern!r}; {hint}")
     if flag_values.json:
@@ -39,7 +39,7 @@ def run(flag_values, arguments):
 
 
 def _row(dataset):
-    from keras_vit.data.table import SPLITS
+    from keras_vit.data.catalog.rows import SPLITS
 
     # A split whose size nobody has published is there, with none.
     sizes = {split: dataset.sizes.get(split) for split in dataset.splits}

@@ -3,7 +3,6 @@
 `exit_code_and_message` is the one place where this is decided; docs/cli.md shows it as a table.
 """
 
-import difflib
 import dis
 import os
 import pathlib
@@ -18,6 +17,7 @@ INTERRUPTED = 130  # 128 + SIGINT
 CLOSED_STDOUT = 141  # 128 + SIGPIPE
 TERMINATED = 143  # 128 + SIGTERM
 
+_JAX_ERRORS = ("XlaRuntimeError", "JaxRuntimeError")
 PACKAGE_FOLDER = str(pathlib.Path(__file__).resolve().parents[1]) + os.sep
 _FAILED_ASSERTION = re.compile(r"""assertion failed: \[(?:b?['"])?(.*?)['"]?\]\s*(?:\n|$)""", re.S)
 
@@ -28,19 +28,6 @@ class UsageError(Exception):
 
 class CommandError(Exception):
     """Something outside the program keeps the command from its work; says what."""
-
-
-def close_matches(word, known):
-    """A sentence that names the known words close to `word`, or all of them.
-
-    >>> close_matches("evalaute", ["evaluate", "export"])
-    'did you mean evaluate?'
-    """
-    known = list(known)
-    close = difflib.get_close_matches(word, known, n=3)
-    if close:
-        return f"did you mean {' or '.join(close)}?"
-    return f"one of {', '.join(known)} is expected"
 
 
 def raised_by_us(error):
@@ -106,6 +93,10 @@ def exit_code_and_message(error):
         return FAILURE, _os_error_message(error)
     if isinstance(error, MemoryError):
         return FAILURE, f"out of memory: {error}" if str(error) else "out of memory"
+    if isinstance(error, RecursionError):
+        return FAILURE, "a file or a folder is nested too deep; move it out of that many folders"
+    if type(error).__name__ in _JAX_ERRORS and "RESOURCE_EXHAUSTED" in str(error):
+        return FAILURE, f"out of memory: {error}"
     if isinstance(error, ValueError | TypeError | RuntimeError | ImportError) and raised_by_us(
         error
     ):
@@ -117,4 +108,5 @@ def exit_code_and_message(error):
     if message is not None:
         return FAILURE, message
     description = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-    return FAULT, f"unexpected {description} (a fault of keras-vit; run with --debug)"
+    advice = "a bug in keras-vit, please report it; --debug shows where"
+    return FAULT, f"unexpected {description} ({advice})"

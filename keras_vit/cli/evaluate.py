@@ -43,8 +43,16 @@ def define_flags(flag_values):
         "an official real.json, to score imagenet2012's test split by the ReaL labels",
         flag_values=flag_values,
     )
+    flags.DEFINE_string(
+        "class_names",
+        None,
+        "a text file with the names of the model's classes, one a line in the order of its logits",
+        flag_values=flag_values,
+    )
     training_flags.define_data(flag_values)
     training_flags.define_bad_fraction(flag_values)
+    training_flags.define_max_pixels(flag_values)
+    training_flags.define_orientation(flag_values)
     flags.DEFINE_string(
         "output", None, "a JSON file to write the metrics to", flag_values=flag_values
     )
@@ -63,21 +71,24 @@ def run(flag_values, arguments):
         path = output.check_new_file(path, flag_values.overwrite)
 
     import keras_vit
-    from keras_vit.data import pipeline, validation
-    from keras_vit.evaluation.classification import evaluate
+    from keras_vit.data import integrity, pipeline
+    from keras_vit.evaluators.classification import evaluate
 
     info = pipeline.resolve(
-        flag_values.dataset, flag_values.data_dir, download=flag_values.download
+        flag_values.dataset,
+        flag_values.data_dir,
+        download=flag_values.download,
+        max_pixels=flag_values.max_pixels,
     )
     info.num_examples(flag_values.split)  # an unknown split is found before a large model is read
     skipped = []
     if flag_values.max_bad_fraction is not None:
-        info, skipped = validation.resolve_without_bad(
+        info, skipped = integrity.resolve_without_bad(
             info, splits=[flag_values.split], max_bad_fraction=flag_values.max_bad_fraction
         )
         for entry in skipped:
             logging.warning("left out: %s", entry)
-    model = keras_vit.from_pretrained(flag_values.model)
+    model = training_flags.turn(keras_vit.from_pretrained(flag_values.model), flag_values)
     metrics = {
         "model": flag_values.model,
         "dataset": info.name,
@@ -88,8 +99,13 @@ def run(flag_values, arguments):
             flag_values.split,
             flag_values.batch_size,
             real_labels=flag_values.real_labels,
+            class_names=_class_names(flag_values.class_names),
         ),
     }
+    published = _published(flag_values, info)
+    if published is not None:
+        metrics["published_accuracy"] = published.accuracy / 100
+        metrics["published_source"] = published.accuracy_source
     if path is not None:
         output.write_json(path, metrics)
     if flag_values.json:
@@ -104,6 +120,39 @@ def run(flag_values, arguments):
         for name in shown
         if name in metrics
     ]
+    if published is not None:
+        rows.insert(1, ("published", _beside(metrics)))
     if path is not None:
         rows.append(("written to", path))
     output.print_summary(f"evaluated {flag_values.model} on {info.name} {flag_values.split}", rows)
+
+
+def _published(flag_values, info):
+    """The catalogue's row of a checkpoint whose accuracy on this very split is published, or None.
+
+    What the catalogue has are accuracies on the 50,000 validation images of ImageNet, our test
+    split of imagenet2012.
+    """
+    from keras_vit.checkpoints.catalog.lookup import get_checkpoint, list_checkpoints
+
+    is_imagenet = info.name.partition(":")[0] == "imagenet2012"
+    if not is_imagenet or flag_values.split != "test" or flag_values.real_labels is not None:
+        return None
+    if flag_values.model not in list_checkpoints():
+        return None
+    row = get_checkpoint(flag_values.model)
+    return row if row.accuracy is not None else None
+
+
+def _beside(metrics):
+    published = metrics["published_accuracy"]
+    difference = metrics["accuracy"] - published
+    return f"{published:.4f}, {difference:+.4f} from it ({metrics['published_source']})"
+
+
+def _class_names(path):
+    """The lines of a file, or None."""
+    if path is None:
+        return None
+    with open(path, encoding="utf-8-sig") as file:
+        return [line.strip() for line in file if line.strip()]

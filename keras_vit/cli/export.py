@@ -47,8 +47,8 @@ def define_flags(flag_values):
     flags.DEFINE_enum(
         "activation",
         "softmax",
-        ["softmax", "sigmoid"],
-        "makes probabilities of the model's scores",
+        ["softmax", "sigmoid", "none"],
+        "makes probabilities of the model's scores; none leaves them as they are",
         flag_values=flag_values,
     )
     flags.DEFINE_enum(
@@ -117,6 +117,7 @@ def define_flags(flag_values):
     )
     flags.DEFINE_string("split", "test", "split of --dataset", flag_values=flag_values)
     training_flags.define_data(flag_values)
+    training_flags.define_orientation(flag_values)
     flags.DEFINE_boolean(
         "overwrite",
         False,
@@ -129,7 +130,7 @@ def run(flag_values, arguments):
     """Exports, and prints where to, with which signatures, and what was measured."""
     if len(arguments) != 1:
         raise UsageError(f"export needs one path to write to. Received: {len(arguments)}")
-    path = pathlib.Path(arguments[0])
+    path = output.check_output_path(arguments[0], "the export")
     class_names = _read_class_names(flag_values.class_names)
     if flag_values.format == "saved_model":
         output.check_writable_folder(path)
@@ -166,7 +167,7 @@ def _export_saved_model(flag_values, directory, class_names):
     from keras_vit.serving.export import MODEL_JSON, export_with_report
     from keras_vit.serving.versions import folder_bytes
 
-    model = keras_vit.from_pretrained(flag_values.model)
+    model = training_flags.turn(keras_vit.from_pretrained(flag_values.model), flag_values)
     version, report = export_with_report(
         model,
         directory,
@@ -200,8 +201,8 @@ def _export_saved_model(flag_values, directory, class_names):
 
 
 def _accuracy_rows(model, version, info, split):
-    from keras_vit.evaluation import classification
-    from keras_vit.serving.predict import SavedModelClassifier
+    from keras_vit.evaluators import classification
+    from keras_vit.inference.predict import SavedModelClassifier
 
     batches = classification.evaluation_batches(model, info, split, 64)
     before = classification.evaluate_batches(model, batches)
@@ -218,13 +219,15 @@ def _accuracy_rows(model, version, info, split):
 
 def _export_file(flag_values, path, class_names):
     import keras_vit
-    from keras_vit.serving import runtimes
+    from keras_vit.serving import onnx_litert
 
-    export = {"onnx": runtimes.export_onnx, "litert": runtimes.export_litert}[flag_values.format]
+    export = {"onnx": onnx_litert.export_onnx, "litert": onnx_litert.export_litert}[
+        flag_values.format
+    ]
     storage = {}
     if flag_values.format == "litert":
         storage["storage"] = flag_values.quantization or flag_values.dtype or "float32"
-    model = keras_vit.from_pretrained(flag_values.model)
+    model = training_flags.turn(keras_vit.from_pretrained(flag_values.model), flag_values)
     report = export(model, path, class_names=class_names, **storage)
     output.print_summary(
         f"exported {model.name} to {flag_values.format}; its runtime gave the numbers of the "

@@ -1,12 +1,20 @@
 """`keras-vit finetune`: a pre-trained model on another data set."""
 
+import os
+import pathlib
+import re
+
 from absl import flags
 
 from keras_vit.cli import output, training_flags
 from keras_vit.cli.errors import UsageError
+from keras_vit.training.recipe_rules import default_recipe
 
 SUMMARY = "train a pre-trained model on another data set, at another resolution if asked to"
-USAGE = "keras-vit finetune --model=SOURCE --dataset=NAME --workdir=DIR [FLAGS]"
+USAGE = "keras-vit finetune --dataset=NAME [--model=SOURCE] [--workdir=DIR] [FLAGS]"
+
+# Whether there is an accelerator -> the checkpoint that is taken where none is named.
+MODELS = {True: "imagenet21k/ViT-B_16", False: "augreg/Ti_16"}
 
 
 def define_flags(flag_values):
@@ -15,11 +23,11 @@ def define_flags(flag_values):
         "model",
         None,
         "a .keras file, an official checkpoint, the folder of a training run, or a name of "
-        "`keras-vit models --checkpoints`",
-        required=True,
+        f"`keras-vit models --checkpoints`; without, {MODELS[True]} on an accelerator and "
+        f"{MODELS[False]} on a processor",
         flag_values=flag_values,
     )
-    training_flags.define(flag_values, recipe="digits_finetune")
+    training_flags.define(flag_values, recipe=None, workdir="runs/NAME-OF-THE-DATA-SET")
     flags.DEFINE_integer(
         "image_size",
         None,
@@ -51,8 +59,9 @@ def run(flag_values, arguments):
     logging.set_verbosity(logging.INFO)
     keywords["strategy"] = training_flags.placement(flag_values)
     dataset = flag_values.dataset or "the data set of the recipe"
-    title = f"fine-tuned {flag_values.model} on {dataset}"
-    sources = (flag_values.model, flag_values.dataset, flag_values.workdir)
+    model = flag_values.model or _default_model()
+    title = f"fine-tuned {model} on {dataset}"
+    sources = (model, flag_values.dataset, _workdir(flag_values))
     if not flag_values.sweep:
         from keras_vit.training.run import finetune
 
@@ -65,6 +74,8 @@ def run(flag_values, arguments):
         if flag_values[flag].present:
             raise UsageError(f"finetune takes --sweep or --{flag}, not both")
         del keywords[flag]
+    del keywords["report"]
+    keywords["recipe"] = keywords["recipe"] or default_recipe(flag_values.dataset)
     result = sweep(*sources, **keywords)
     if not flag_values.json:
         output.print_table(
@@ -74,3 +85,23 @@ def run(flag_values, arguments):
             ]
         )
     training_flags.print_result(title, result.final, flag_values.json)
+
+
+def _default_model():
+    from absl import logging
+
+    from keras_vit.distribution.strategy import has_accelerator
+
+    model = MODELS[has_accelerator()]
+    logging.info("no --model: %s is taken", model)
+    return model
+
+
+def _workdir(flag_values):
+    """That of the flag, or `runs/` and the data set's name."""
+    if flag_values.workdir is not None:
+        return flag_values.workdir
+    if not flag_values.dataset:
+        raise UsageError("finetune needs --workdir or --dataset")
+    name = pathlib.PurePath(os.path.abspath(flag_values.dataset)).stem
+    return os.path.join("runs", re.sub(r"[^\w.-]+", "-", name).strip(".-") or "run")

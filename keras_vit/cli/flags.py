@@ -8,7 +8,8 @@ import textwrap
 
 from absl import flags
 
-from keras_vit.cli.errors import UsageError, close_matches
+from keras_vit.cli.errors import UsageError
+from keras_vit.names import did_you_mean
 
 _HELP_WIDTH = 96
 _HELP_INDENT = 8
@@ -66,7 +67,7 @@ def parse(flag_values, arguments, name):
     except flags.UnrecognizedFlagError as error:
         known = [f"--{flag}" for flag in flag_values]
         raise UsageError(
-            f"{name} has no flag --{error.flagname}; {close_matches(f'--{error.flagname}', known)}"
+            f"{name} has no flag --{error.flagname}; {did_you_mean(f'--{error.flagname}', known)}"
         ) from error
     except (flags.Error, ValueError) as error:
         missing = _REQUIRED.search(str(error))

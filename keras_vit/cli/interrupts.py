@@ -7,7 +7,7 @@ import signal
 import sys
 import threading
 
-from keras_vit.cli import streams
+from keras_vit.cli import native_words, streams
 from keras_vit.cli.errors import INTERRUPTED, TERMINATED
 
 _RETRY_SECONDS = 0.05
@@ -52,6 +52,7 @@ class _Handler:
             signal.default_int_handler(signal_number, frame)
         if self._waiting:
             streams.say("interrupted")
+            native_words.say_farewell()
             os._exit(TERMINATED if signal_number == signal.SIGTERM else INTERRUPTED)
         self._waiting = True
         self._retry(signal_number)

@@ -13,22 +13,29 @@ library's own errors pass (`keras_vit.cli.errors` decides what they mean).
 """
 
 import importlib
+import os
 import sys
 import traceback
 
 from keras_vit.cli import errors, flags, interrupts, streams
-from keras_vit.cli.errors import UsageError, close_matches
+from keras_vit.cli.errors import CommandError, UsageError
+from keras_vit.names import did_you_mean
 from keras_vit.version import __version__
 
+BACKENDS = ("tensorflow", "jax", "torch")
 COMMANDS = {
     "pretrain": "keras_vit.cli.pretrain",
     "finetune": "keras_vit.cli.finetune",
     "evaluate": "keras_vit.cli.evaluate",
+    "probe": "keras_vit.cli.probe",
+    "reproduce": "keras_vit.cli.reproduce",
     "predict": "keras_vit.cli.predict",
     "export": "keras_vit.cli.export",
     "convert": "keras_vit.cli.convert",
+    "inspect": "keras_vit.cli.inspect",
     "models": "keras_vit.cli.models",
     "validate": "keras_vit.cli.validate",
+    "benchmark": "keras_vit.cli.benchmark",
     "recipes": "keras_vit.cli.recipes",
     "datasets": "keras_vit.cli.datasets",
 }
@@ -74,17 +81,28 @@ def _dispatch(arguments):
     if name.startswith("-"):
         raise UsageError(f"flags come after the command. Received: {name}; see keras-vit --help")
     if name not in COMMANDS:
-        raise UsageError(f"there is no command {name!r}; {close_matches(name, COMMANDS)}")
+        raise UsageError(f"there is no command {name!r}; {did_you_mean(name, COMMANDS)}")
     command = importlib.import_module(COMMANDS[name])
     flag_values = flags.make_flag_values(command)
     if flags.wants_help(arguments):
         print(flags.help_text(command, flag_values))
         return errors.SUCCESS
-    return command.run(flag_values, flags.parse(flag_values, arguments, name))
+    parsed = flags.parse(flag_values, arguments, name)
+    _check_backend()
+    return command.run(flag_values, parsed)
 
 
 def _without_leading_debug(arguments):
     return _without_leading_debug(arguments[1:]) if arguments[:1] == ["--debug"] else arguments
+
+
+def _check_backend():
+    backend = os.environ.get("KERAS_BACKEND", "")
+    if backend and backend not in BACKENDS:
+        raise CommandError(
+            f"the environment's KERAS_BACKEND must be one of {', '.join(BACKENDS)}. Received: "
+            f"{backend!r}; unset it for tensorflow"
+        )
 
 
 def _overview():

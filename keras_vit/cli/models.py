@@ -1,14 +1,14 @@
 """`keras-vit models`: what `--model` and `create_model` understand, with size and accuracy.
 
-GFLOPs are multiply-adds in billions for one image (`keras_vit.evaluation.cost`).
+GFLOPs are multiply-adds in billions for one image (`keras_vit.models.cost`).
 """
 
-import difflib
 import json
 
 from absl import flags
 
 from keras_vit.cli.errors import UsageError
+from keras_vit.names import close_names
 
 SUMMARY = "list the models that can be made, or the official checkpoints, and what they cost"
 USAGE = "keras-vit models [FLAGS] [PATTERN]"
@@ -49,10 +49,10 @@ def run(flag_values, arguments):
             f"models takes one pattern, such as 'R50*'. Received: {' '.join(arguments)}"
         )
     pattern = arguments[0] if arguments else "*"
-    rows = _checkpoint_rows(pattern) if flag_values.checkpoints else _model_rows(pattern)
+    rows = checkpoint_rows(pattern) if flag_values.checkpoints else model_rows(pattern)
     if not rows:
-        every_row = _checkpoint_rows("*") if flag_values.checkpoints else _model_rows("*")
-        close = difflib.get_close_matches(pattern, [row["name"] for row in every_row], cutoff=0.5)
+        every_row = checkpoint_rows("*") if flag_values.checkpoints else model_rows("*")
+        close = close_names(pattern, [row["name"] for row in every_row], cutoff=0.5)
         hint = f"did you mean {' or '.join(close)}?" if close else "`*` stands for any text"
         raise UsageError(f"no name matches {pattern!r}; {hint}")
     if flag_values.json:
@@ -80,20 +80,23 @@ def _cell(column, value):
     return CELLS.get(column, str)(value)
 
 
-def _model_rows(pattern):
+def model_rows(pattern):
+    """Name -> value of every column, for each model that a pattern matches."""
     from keras_vit.models.presets import get_preset, list_models
 
     fields = ("patch_size", "hidden_size", "mlp_dim", "num_heads", "depth", "stage_depths")
     rows = []
     for name in list_models(pattern):
-        model_class, config = get_preset(name)
+        config = get_preset(name)
         values = {field: getattr(config, field, None) for field in fields}
-        rows.append({"name": name, "family": model_class.__name__, **_cost(config), **values})
+        family = type(config).__name__.removesuffix("Config")
+        rows.append({"name": name, "family": family, **_cost(config), **values})
     return rows
 
 
-def _checkpoint_rows(pattern):
-    from keras_vit.checkpoints.catalog import get_checkpoint, list_checkpoints
+def checkpoint_rows(pattern):
+    """Name -> value of every column, for each official file that a pattern matches."""
+    from keras_vit.checkpoints.catalog.lookup import get_checkpoint, list_checkpoints
 
     rows = []
     for name in list_checkpoints(pattern):
@@ -116,7 +119,7 @@ def _checkpoint_rows(pattern):
 
 
 def _cost(config):
-    from keras_vit.evaluation import cost
+    from keras_vit.models import cost
 
     return {
         "num_params": cost.count_parameters(config),
@@ -126,19 +129,19 @@ def _cost(config):
 
 def _config(row):
     """The configuration of the model in an official file."""
-    from keras_vit.models.classifier import replace_fields
+    from keras_vit.models.fields import replace_fields
     from keras_vit.models.presets import get_preset, list_models
 
     name, _, patch_size = row.architecture.rpartition("/")
     changes = {"num_classes": row.num_classes, "image_size": (row.image_size, row.image_size)}
     if not name:
-        return replace_fields(get_preset(row.architecture)[1], changes)
+        return replace_fields(get_preset(row.architecture), changes)
     if row.representation_layer:
-        changes["representation_size"] = get_preset(f"{name}/{patch_size}")[1].hidden_size
+        changes["representation_size"] = get_preset(f"{name}/{patch_size}").hidden_size
     if not row.class_token:
         changes |= {"class_token": False, "pooling": "mean"}
     # A patch size that is no preset's (ViT-B/30).
     if row.architecture not in list_models(f"{name}/*"):
         changes["patch_size"] = int(patch_size)
-        return replace_fields(get_preset(f"{name}/16")[1], changes)
-    return replace_fields(get_preset(row.architecture)[1], changes)
+        return replace_fields(get_preset(f"{name}/16"), changes)
+    return replace_fields(get_preset(row.architecture), changes)

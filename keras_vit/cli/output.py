@@ -1,11 +1,29 @@
 """Files that appear whole or not at all, and what a command says at its end."""
 
-import contextlib
 import json
 import os
 import pathlib
 
-from keras_vit.cli.errors import CommandError
+from keras_vit import files
+from keras_vit.cli.errors import CommandError, UsageError
+from keras_vit.untrusted import printable
+
+# Paths may be this long.
+_MAX_CELL = 4_096
+
+
+def check_output_path(path, flag="--output"):
+    """Returns the path of an output as a `pathlib.Path`; UsageError if it is empty.
+
+    Args:
+        path: What was given.
+        flag: How it was given, for the message.
+    """
+    try:
+        files.check_not_empty_path(path, flag)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+    return pathlib.Path(path)
 
 
 def check_new_file(path, overwrite):
@@ -16,33 +34,15 @@ def check_new_file(path, overwrite):
         overwrite: whether it may exist.
 
     Raises:
+        UsageError: for an empty path, which is what an unset shell variable gives.
         CommandError: if it exists and must not be overwritten, or its folder cannot be written.
     """
-    path = pathlib.Path(path)
+    path = check_output_path(path)
     if path.is_dir():
         raise CommandError(f"{path} is a folder; a file is expected")
     if path.exists() and not overwrite:
         raise CommandError(f"{path} exists; choose another name or pass --overwrite")
     check_writable_folder(path.parent)
-    return path
-
-
-def check_new_folder(path, overwrite):
-    """Returns the path of an output folder: it must be new, empty, or meant to be overwritten.
-
-    Args:
-        path: of the folder to write into.
-        overwrite: whether it may hold something.
-
-    Raises:
-        CommandError: if it holds something, is a file, or cannot be written.
-    """
-    path = pathlib.Path(path)
-    if path.exists() and not path.is_dir():
-        raise CommandError(f"{path} is a file; a folder is expected")
-    check_writable_folder(path)
-    if path.is_dir() and any(path.iterdir()) and not overwrite:
-        raise CommandError(f"{path} is not empty; choose another folder or pass --overwrite")
     return path
 
 
@@ -57,26 +57,9 @@ def check_writable_folder(path):
         raise CommandError(f"{path} cannot be written")
 
 
-def write_text(path, text):
-    """Writes a file under a temporary name beside it, and renames it when it is on the disk."""
-    path = pathlib.Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.tmp")
-    try:
-        with open(temporary, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        raise
-
-
 def write_json(path, value):
     """Writes a JSON file for people and machines, atomically; NaN is refused."""
-    write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
+    files.write_whole(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
 
 
 def print_summary(title, rows):
@@ -86,9 +69,9 @@ def print_summary(title, rows):
         title: one line.
         rows: pairs of a label and what it stands for.
     """
-    rows = [(str(label), str(value)) for label, value in rows]
+    rows = [(printable(label), printable(value, _MAX_CELL)) for label, value in rows]
     width = max((len(label) for label, _ in rows), default=0)
-    print(title)
+    print(printable(title, _MAX_CELL))
     for label, value in rows:
         print(f"  {label:{width}}  {value}")
 
@@ -100,7 +83,7 @@ def print_table(rows):
         rows: dicts with the same keys; None and "" are shown as "-".
     """
     texts = [
-        [name, *("-" if row[name] in (None, "") else str(row[name]) for row in rows)]
+        [name, *("-" if row[name] in (None, "") else printable(row[name]) for row in rows)]
         for name in rows[0]
     ]
     widths = [max(map(len, column)) for column in texts]

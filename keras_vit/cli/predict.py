@@ -7,10 +7,12 @@ import sys
 
 from absl import flags
 
-from keras_vit.cli import errors, output, prediction_file, streams
+from keras_vit.cli import errors, output, prediction_file, streams, training_flags
 from keras_vit.cli.errors import UsageError
+from keras_vit.untrusted import printable
 
 SUMMARY = "name the classes of image files, with probabilities"
+_MAX_PATH = 4_096
 USAGE = "keras-vit predict (--model=SOURCE | --saved_model=DIR) [FLAGS] PATH..."
 
 
@@ -36,13 +38,16 @@ def define_flags(flag_values):
     flags.DEFINE_enum(
         "activation",
         None,
-        ["softmax", "sigmoid"],
-        "makes probabilities of the model's scores; softmax where the model does not say",
+        ["softmax", "sigmoid", "none"],
+        "makes probabilities of the model's scores; softmax where the model does not say, and for "
+        "a model of one output none, the score itself",
         flag_values=flag_values,
     )
     flags.DEFINE_integer(
         "batch_size", 8, "images at a time", lower_bound=1, flag_values=flag_values
     )
+    training_flags.define_max_pixels(flag_values)
+    training_flags.define_orientation(flag_values)
     flags.DEFINE_boolean(
         "json",
         False,
@@ -78,28 +83,32 @@ def run(flag_values, arguments):
         path = prediction_file.check_output(path, flag_values.overwrite)
     paths = _expand_stdin(arguments)
 
-    from keras_vit.serving import predict
+    from keras_vit.inference import predict
 
     files, failures = predict.find_images(paths)
     if path is None:
+        classifier = _load(flag_values) if files else None
+        activation = flag_values.activation
+        if classifier is not None:
+            activation = predict.choose_activation(classifier, activation)
         num_errors = 0
-        for answer in _answers(_load, flag_values, files, failures):
-            _report(answer, flag_values.json)
+        for answer in _answers(classifier, flag_values, files, failures):
+            _report(answer, flag_values, activation == "none")
             num_errors += answer.error is not None
         return errors.FAILURE if num_errors else errors.SUCCESS
     return _write(flag_values, path, files, failures)
 
 
-def _answers(load, flag_values, files, failures):
-    """Yields an `ImagePredictions` for each path; the model is loaded if there is a file."""
+def _answers(classifier, flag_values, files, failures):
+    """Yields an `ImagePredictions` for each path; the classifier is None where no file is."""
     yield from failures
     if not files:
         return
 
-    from keras_vit.serving import predict
+    from keras_vit.inference import predict
 
     answers = predict.predict(
-        load(flag_values),
+        classifier,
         files,
         batch_size=flag_values.batch_size,
         top_k=flag_values.top_k,
@@ -110,25 +119,29 @@ def _answers(load, flag_values, files, failures):
 
 def _write(flag_values, path, files, failures):
     """Writes the answers that are not there yet; returns the exit code."""
+    from keras_vit.inference import predict
+
     classifier = _load(flag_values)
     top_k = min(flag_values.top_k, classifier.num_classes)
+    activation = predict.choose_activation(classifier, flag_values.activation)
     settings = {
         "model": str(getattr(classifier, "folder", flag_values.model)),
+        "model_sha256": classifier.digest(),
         "top_k": top_k,
-        "activation": flag_values.activation or classifier.activation,
+        "activation": activation,
     }
     file = prediction_file.PredictionFile(path, settings, top_k, flag_values.overwrite)
-    num_before = len(file.done)
+    num_before = file.num_done
     try:
-        files = [name for name in files if os.fspath(name) not in file.done]
-        failures = [failure for failure in failures if failure.path not in file.done]
-        for answer in _answers(lambda _: classifier, flag_values, files, failures):
+        files = [name for name in files if not file.has(name)]
+        failures = [failure for failure in failures if not file.has(failure.path)]
+        for answer in _answers(classifier, flag_values, files, failures):
             file.write(answer)
             _report_error(answer)
         file.finish()
     finally:
         file.close()
-    rows = [("answers", len(file.done)), ("unreadable", file.num_errors), ("written to", path)]
+    rows = [("answers", file.num_done), ("unreadable", file.num_errors), ("written to", path)]
     if num_before:
         rows.insert(0, ("from before", num_before))
     output.print_summary(f"predicted with {settings['model']}", rows)
@@ -147,14 +160,21 @@ def _expand_stdin(arguments):
 
 
 def _load(flag_values):
-    from keras_vit.serving import predict
+    from keras_vit.inference import predict
 
     if flag_values.saved_model is not None:
+        for name in ("max_pixels", "orientation"):
+            if flag_values[name].present:
+                raise UsageError(
+                    f"--{name} of a SavedModel is chosen when it is exported. Received: "
+                    f"--{name}={flag_values[name].value}"
+                )
         return predict.SavedModelClassifier(flag_values.saved_model)
 
     import keras_vit
 
-    return predict.KerasClassifier(keras_vit.from_pretrained(flag_values.model))
+    model = training_flags.turn(keras_vit.from_pretrained(flag_values.model), flag_values)
+    return predict.KerasClassifier(model, max_pixels=flag_values.max_pixels)
 
 
 def _with_progress(answers, total):
@@ -166,21 +186,25 @@ def _with_progress(answers, total):
     return tqdm.tqdm(answers, total=total, unit="image", file=sys.stderr, leave=False)
 
 
-def _report(answer, as_json):
-    if as_json:
+def _report(answer, flag_values, are_scores):
+    if flag_values.json:
         _print(json.dumps(dataclasses.asdict(answer)))
     elif answer.error is None:
         lines = [
-            f"  {100 * prediction.probability:6.2f} %  {prediction.class_name}"
+            f"  {_number(prediction.probability, are_scores)}  {printable(prediction.class_name)}"
             for prediction in answer.predictions
         ]
-        _print("\n".join([answer.path, *lines]))
+        _print("\n".join([printable(answer.path, _MAX_PATH), *lines]))
     _report_error(answer)
 
 
 def _report_error(answer):
     if answer.error is not None:
         streams.say(f"error: {answer.path}: {answer.error}")
+
+
+def _number(value, is_score):
+    return f"{value:10.6g}" if is_score else f"{100 * value:6.2f} %"
 
 
 def _print(text):

@@ -8,14 +8,19 @@ import json
 import os
 import pathlib
 
+from keras_vit import files
 from keras_vit.cli import output
 from keras_vit.cli.errors import CommandError, UsageError
+from keras_vit.untrusted import csv_cell, printable, quoted
 
 _ENCODING = {"encoding": "utf-8", "errors": "surrogateescape"}  # a path need not be text
+_MAX_SETTINGS_BYTES, _MAX_FILE_BYTES = 1 << 20, 16 << 30
 
 
 class CsvFormat:
     """path, error, and three columns for each of the best classes.
+
+    Text that a spreadsheet would take for a formula is marked with an apostrophe.
 
     Args:
         top_k: number of classes.
@@ -33,6 +38,11 @@ class CsvFormat:
         values += [""] * (3 * self.top_k - len(values))
         return self._line([answer.path, answer.error or "", *values])
 
+    @staticmethod
+    def key(path):
+        """What `records` gives for a path."""
+        return _encodable(csv_cell(path))
+
     def records(self, text):
         """Yields (record, path, whether it has an error); what has no end is left out.
 
@@ -49,7 +59,8 @@ class CsvFormat:
     @staticmethod
     def _line(values):
         file = io.StringIO(newline="")
-        csv.writer(file, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC).writerow(values)
+        cells = [_encodable(csv_cell(v)) if isinstance(v, str) else v for v in values]
+        csv.writer(file, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC).writerow(cells)
         return file.getvalue()
 
 
@@ -70,6 +81,20 @@ class JsonLinesFormat:
         for line in text.split("\n")[:-1]:
             value = json.loads(line)
             yield f"{line}\n", value["path"], value["error"] is not None
+
+    @staticmethod
+    def key(path):
+        """What `records` gives for a path."""
+        return path
+
+
+def _encodable(text):
+    """Text without what the file's encoding cannot write: halves of surrogate pairs."""
+    try:
+        text.encode(**_ENCODING)
+    except UnicodeEncodeError:
+        return text.encode("utf-8", "backslashreplace").decode()
+    return text
 
 
 FORMATS = {".csv": CsvFormat, ".jsonl": JsonLinesFormat}
@@ -92,20 +117,22 @@ class PredictionFile:
     """Records of answers, first in `path.partial`, which becomes `path` when all are there.
 
     What was written is kept when the work is interrupted or killed, and found again by the next
-    who opens the same file with the same settings.
+    who opens the same file with the same settings.  One process has it at a time: `path.lock`.
 
     Args:
         path: of the file.
-        settings: a dict of plain values that all answers of a file share.
+        settings: a dict of plain values that all answers of a file share.  What identifies them is
+            compared; "model", where it lies, is only for messages.
         top_k: classes in an answer.
         overwrite: whether to begin anew.
 
     Attributes:
-        done: set of the paths that have an answer.
+        num_done: how many answers there are.
         num_errors: how many of these are errors.
 
     Raises:
-        CommandError: if there is an unfinished file with other settings.
+        CommandError: if another process writes it, it is there and must not be overwritten, or
+            there is an unfinished file with other settings, a damaged one, or one that is not ours.
     """
 
     def __init__(self, path, settings, top_k, overwrite=False):
@@ -113,54 +140,92 @@ class PredictionFile:
         self.partial = self.path.with_name(f"{self.path.name}.partial")
         self._settings_file = self.path.with_name(f"{self.path.name}.partial.json")
         self._format = FORMATS[self.path.suffix](top_k)
-        self.done, self.num_errors = set(), 0
+        self._done, self.num_errors = set(), 0
+        self._stack = contextlib.ExitStack()
+        with contextlib.ExitStack() as stack:
+            self._lock(stack)
+            # Under the lock: another process may have finished it by now.
+            output.check_new_file(path, overwrite)
+            self._file = stack.enter_context(self._opened(settings, overwrite))
+            self._stack = stack.pop_all()
+
+    @property
+    def num_done(self):
+        return len(self._done)
+
+    def has(self, path):
+        """Whether there is an answer for a path."""
+        return self._format.key(os.fspath(path)) in self._done
+
+    def _lock(self, stack):
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            stack.enter_context(files.lock(self.path.with_name(f"{self.path.name}.lock")))
+        except BlockingIOError as error:
+            raise CommandError(
+                f"another process writes {self.path}; wait for it or choose another name"
+            ) from error
+
+    def _opened(self, settings, overwrite):
+        """The unfinished file, open for writing behind its whole records."""
         kept = self._format.header
-        if self.partial.exists() and not overwrite:
+        is_there, is_ours = (os.path.lexists(p) for p in (self.partial, self._settings_file))
+        if is_there and not is_ours:
+            raise CommandError(
+                f"{self.partial} is there, and nothing says that keras-vit wrote it; remove it or "
+                "choose another name"
+            )
+        if is_there and not overwrite:
             kept = self._read(settings)
         else:
             self.partial.unlink(missing_ok=True)
             output.write_json(self._settings_file, settings)
-        self._begin(kept.encode(**_ENCODING))
-        self._file = open(self.partial, "a", newline="", **_ENCODING)  # noqa: SIM115
+        file = files.open_own(self.partial)
+        # What has no end is cut off; whole records are never written again, so none can be lost.
+        kept = kept.encode(**_ENCODING)
+        if file.seek(0, os.SEEK_END) < len(kept):  # not even its header is whole
+            file.seek(0)
+            file.write(kept)
+        file.truncate(len(kept))
+        file.seek(len(kept))
+        return file
 
     def _read(self, settings):
         """The whole records of the unfinished file."""
-        before = None
-        if self._settings_file.exists():
-            before = json.loads(self._settings_file.read_text(encoding="utf-8"))
-        if before != settings:
+        remedy = "begin anew with --overwrite"
+        try:
+            before = json.loads(files.read_regular(self._settings_file, _MAX_SETTINGS_BYTES))
+            content = files.read_regular(self.partial, _MAX_FILE_BYTES, follow_links=False)
+            if not isinstance(before, dict):
+                raise ValueError("no settings")
+        except (ValueError, RecursionError) as error:
+            raise CommandError(f"{self._settings_file} is damaged; {remedy}") from error
+        other = [k for k in settings if k != "model" and before.get(k) != settings[k]]
+        if other:
+            differences = ", ".join(_difference(key, before, settings) for key in other)
             raise CommandError(
-                f"{self.partial} was begun with other settings, {before}; finish it with these, or "
-                "begin anew with --overwrite"
+                f"{self.partial} was begun with {differences}; finish it with that, or {remedy}"
             )
-        with open(self.partial, newline="", **_ENCODING) as file:
-            text = file.read().removeprefix(self._format.header)
-        kept = [self._format.header]
-        for record, path, is_error in self._format.records(text):
-            kept.append(record)
-            self.done.add(path)
-            self.num_errors += is_error
-        return "".join(kept)
-
-    def _begin(self, whole):
-        """Cuts off what has no end; whole records are never written again, so none can be lost."""
-        with open(self.partial, "ab") as file:
-            if file.tell() >= len(whole):
-                file.truncate(len(whole))
-            else:  # not even its header is whole
-                file.truncate(0)
-                file.write(whole)
+        text, kept = content.decode(**_ENCODING).removeprefix(self._format.header), []
+        try:
+            for record, path, is_error in self._format.records(text):
+                kept.append(record)
+                self._done.add(str(path))
+                self.num_errors += is_error
+        except (ValueError, KeyError, TypeError, csv.Error, StopIteration, RecursionError) as error:
+            raise CommandError(f"{self.partial} is damaged; {remedy}") from error
+        return "".join([self._format.header, *kept])
 
     def write(self, answer):
         """Adds an `ImagePredictions`."""
-        self._file.write(self._format.line(answer))
+        self._file.write(self._format.line(answer).encode(**_ENCODING))
         self._file.flush()
-        self.done.add(answer.path)
+        self._done.add(self._format.key(answer.path))
         self.num_errors += answer.error is not None
 
     def close(self):
         """Leaves what there is to the next who opens it."""
-        self._file.close()
+        self._stack.close()
 
     def finish(self):
         """Gives the file its name."""
@@ -170,3 +235,9 @@ class PredictionFile:
         os.replace(self.partial, self.path)
         with contextlib.suppress(FileNotFoundError):
             self._settings_file.unlink()
+
+
+def _difference(key, before, settings):
+    if key == "model_sha256":
+        return f"another model (from {printable(before.get('model'))})"
+    return f"{key} {quoted(before.get(key))} instead of {quoted(settings[key])}"

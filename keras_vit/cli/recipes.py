@@ -1,13 +1,14 @@
 """`keras-vit recipes`: what `--recipe` understands."""
 
-import dataclasses
 import json
 
 from absl import flags
 
 from keras_vit.cli import output
-from keras_vit.cli.errors import UsageError, close_matches
-from keras_vit.training.recipe_table import RECIPES, RULES, list_recipes
+from keras_vit.cli.errors import UsageError
+from keras_vit.names import did_you_mean
+from keras_vit.training.recipe_rules import RULES
+from keras_vit.training.recipe_table import RECIPES, list_recipes
 
 SUMMARY = "list the recipes that pretrain and finetune follow"
 USAGE = "keras-vit recipes [FLAGS] [PATTERN]"
@@ -29,10 +30,10 @@ def run(flag_values, arguments):
     pattern = arguments[0] if arguments else "*"
     names = list_recipes(pattern)
     if not names:
-        raise UsageError(f"no recipe matches {pattern!r}; {close_matches(pattern, list_recipes())}")
+        raise UsageError(f"no recipe matches {pattern!r}; {did_you_mean(pattern, list_recipes())}")
     if flag_values.json:
         for name in names:
-            print(json.dumps({"name": name, **dataclasses.asdict(_recipe(name))}))
+            print(json.dumps({"name": name, **_recipe(name).describe()}))
         return
     output.print_table([_row(name) for name in names])
 

@@ -9,9 +9,12 @@ import warnings
 
 from absl import logging as absl_logging
 
+from keras_vit.cli import native_words
 from keras_vit.cli.errors import PACKAGE_FOLDER, CommandError
+from keras_vit.untrusted import printable
 
 _STDERR = 2
+_MAX_MESSAGE = 8_000
 
 
 def check():
@@ -31,9 +34,14 @@ def check():
 
 
 def say(message):
-    """Writes one line to stderr."""
+    """Writes one line to stderr, whatever names of files and classes are in it."""
     with contextlib.suppress(OSError):
-        print(f"keras-vit: {' '.join(str(message).split())}", file=sys.stderr, flush=True)
+        print(f"keras-vit: {one_line(message)}", file=sys.stderr, flush=True)
+
+
+def one_line(message):
+    """A message in one line that a terminal only prints, cut where it is very long."""
+    return printable(" ".join(str(message).split()), _MAX_MESSAGE)
 
 
 def abandon_broken_stdout():
@@ -86,6 +94,9 @@ def _quiet_python():
 class _ToStderr(logging.StreamHandler):
     """Writes to what `sys.stderr` is at that moment."""
 
+    def format(self, record):
+        return one_line(super().format(record))
+
     def emit(self, record):
         self.stream = sys.stderr
         super().emit(record)
@@ -100,8 +111,9 @@ def _quiet_native_code():
     """Python keeps the terminal, and native code, which writes to the descriptor, loses it.
 
     TensorFlow logs to it while it is imported, whatever TF_CPP_MIN_LOG_LEVEL is.  A crash of native
-    code still shows, as Python's own report.  One of several processes of JAX keeps it: that is
-    where JAX says why it ends the process when another one is lost.
+    code still shows, as Python's own report and with its last words (`native_words`).  One of
+    several processes of JAX keeps it: that is where JAX says why it ends the process when another
+    one is lost.
     """
     is_jax = os.environ.get("KERAS_BACKEND") == "jax"
     is_one_of_several = is_jax and os.environ.get("KERAS_DISTRIBUTION_NUM_PROCESSES", "1") != "1"
@@ -111,13 +123,14 @@ def _quiet_native_code():
     python_stderr = sys.stderr
     python_stderr.flush()
     terminal = os.dup(_STDERR)
-    with open(os.devnull, "wb") as nowhere:
-        os.dup2(nowhere.fileno(), _STDERR)
     sys.stderr = open(  # noqa: SIM115
         terminal, "w", encoding=python_stderr.encoding, errors="backslashreplace", buffering=1
     )
-    faulthandler.enable(sys.stderr)
+    stack = contextlib.ExitStack()
     try:
+        descriptor = stack.enter_context(_sink())
+        os.dup2(descriptor, _STDERR)
+        faulthandler.enable(sys.stderr)
         yield
     finally:
         faulthandler.disable()
@@ -127,6 +140,18 @@ def _quiet_native_code():
         with contextlib.suppress(OSError):
             sys.stderr.close()
         sys.stderr = python_stderr
+        stack.close()
+
+
+@contextlib.contextmanager
+def _sink():
+    """A descriptor that takes what native code writes, and keeps the end of it where it can."""
+    if os.name == "posix":
+        with native_words.kept_words() as descriptor:
+            yield descriptor
+    else:
+        with open(os.devnull, "wb") as nowhere:
+            yield nowhere.fileno()
 
 
 def _is_descriptor_2(stream):

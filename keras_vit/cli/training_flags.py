@@ -1,32 +1,49 @@
 """What `pretrain` and `finetune` have in common: flags, and the end of the command."""
 
+import dataclasses
 import json
 
 from absl import flags
 
 from keras_vit.cli import output
-from keras_vit.training.recipes import parse_overrides
-from keras_vit.training.strategy import STRATEGIES, place
+from keras_vit.data.splits import TEST
+from keras_vit.distribution.strategy import STRATEGIES, place
+from keras_vit.training.recipe import parse_overrides
+from keras_vit.training.recipe_file import find_recipe
+from keras_vit.training.run_folder import DESCRIPTIONS
 
 
-def define(flag_values, recipe):
+def define(flag_values, recipe, workdir=None):
     """Defines the flags of a training.
 
     Args:
         flag_values: `absl.flags.FlagValues`.
-        recipe: name of the default recipe.
+        recipe: name of the default recipe, or None, which the command then says what it means.
+        workdir: what the folder of the run is without `--workdir`, as text; None requires it.
     """
     flags.DEFINE_string(
         "dataset",
         None,
-        "a TFDS name such as digits/upstream, or a folder {train,validation,test}/<class>/<image>; "
-        "the recipe's if it has one",
+        "a TFDS name such as digits/upstream, a folder {train,validation,test}/<class>/<image>, or "
+        "a folder <class>/<image>, which is split by the pictures' contents; the recipe's if it "
+        "has one",
         flag_values=flag_values,
     )
     flags.DEFINE_string(
-        "workdir", None, "folder of the run", required=True, flag_values=flag_values
+        "workdir",
+        None,
+        "folder of the run" + (f"; {workdir} without" if workdir else ""),
+        required=workdir is None,
+        flag_values=flag_values,
     )
-    flags.DEFINE_string("recipe", recipe, "a name of `keras-vit recipes`", flag_values=flag_values)
+    flags.DEFINE_string(
+        "recipe",
+        recipe,
+        "a name of `keras-vit recipes`, a recipe.json of a run, or a Python file with a Recipe in "
+        "it, FILE.py or FILE.py:NAME"
+        + ("" if recipe else "; own_pictures without, which goes by their number and the device"),
+        flag_values=flag_values,
+    )
     flags.DEFINE_string(
         "train_split",
         "train",
@@ -48,10 +65,18 @@ def define(flag_values, recipe):
     )
     define_data(flag_values)
     define_bad_fraction(flag_values)
+    define_max_pixels(flag_values)
     flags.DEFINE_boolean(
         "overwrite",
         False,
         "replace a finished run in the folder, or one that was stopped and differs",
+        flag_values=flag_values,
+    )
+    flags.DEFINE_boolean(
+        "report",
+        True,
+        "write report.html into the folder at the end: curves, metrics, and what `keras-vit "
+        "inspect` shows over 16 images; it needs Matplotlib and Pillow",
         flag_values=flag_values,
     )
     flags.DEFINE_integer(
@@ -93,6 +118,38 @@ def define_data(flag_values):
     )
 
 
+def define_max_pixels(flag_values):
+    """Defines the largest image that is decoded."""
+    flags.DEFINE_integer(
+        "max_pixels",
+        None,
+        "the largest height x width of an image that is decoded, 2^28 by default; above 2^25 a "
+        "JPEG is decoded at a half, a quarter or an eighth, and nothing else is decoded",
+        lower_bound=1,
+        flag_values=flag_values,
+    )
+
+
+def define_orientation(flag_values):
+    """Defines whether photographs are turned."""
+    flags.DEFINE_enum(
+        "orientation",
+        None,
+        ["exif", "stored"],
+        "exif turns photographs as their EXIF tag says, stored leaves them as they are in the "
+        "file; by default what the model was made with, which officially is stored",
+        flag_values=flag_values,
+    )
+
+
+def turn(model, flag_values):
+    """Has a model's preprocessing follow the flag."""
+    if flag_values.orientation is not None:
+        orientation = "exif" if flag_values.orientation == "exif" else None
+        model.preprocessing = dataclasses.replace(model.preprocessing, orientation=orientation)
+    return model
+
+
 def define_bad_fraction(flag_values):
     """Defines how many bad images may be left out."""
     flags.DEFINE_float(
@@ -113,13 +170,15 @@ def arguments(flag_values):
         ValueError: for a `--set` that is no field of a recipe, or ill-typed.
     """
     return {
-        "recipe": flag_values.recipe,
+        "recipe": None if flag_values.recipe is None else find_recipe(flag_values.recipe),
         "train_split": flag_values.train_split,
         "data_dir": flag_values.data_dir,
         "shots": flag_values.shots,
         "download": flag_values.download,
         "max_bad_fraction": flag_values.max_bad_fraction,
+        "max_pixels": flag_values.max_pixels,
         "overwrite": flag_values.overwrite,
+        "report": flag_values.report,
         "checkpoint_steps": flag_values.checkpoint_steps,
         **parse_overrides(flag_values["set"].value),
     }
@@ -129,7 +188,7 @@ def placement(flag_values):
     """The `Placement` that the flags name; call it before anything else of TensorFlow.
 
     Raises:
-        ValueError: as `keras_vit.training.strategy.place`.
+        ValueError: as `keras_vit.distribution.strategy.place`.
     """
     return place(flag_values.strategy, tpu=flag_values.tpu, model_shards=flag_values.model_shards)
 
@@ -142,19 +201,20 @@ def print_result(title, result, as_json):
         result: `keras_vit.training.run.RunResult`.
         as_json: whether to print `metrics.json` for machines instead.
     """
+    from keras_vit.analysis.run_facts import next_commands
+
     if as_json:
         print(json.dumps(result.metrics))
         return
     metrics = result.metrics
 
-    def number(split, name):
-        value = metrics[split][name]
+    def number(name, value):
         return f"{name} not finite" if value is None else f"{name} {value:.4f}"
 
     rows = [
-        (split, f"{number(split, 'accuracy')}, {number(split, 'loss')}")
-        for split in ("train", "validation", "test")
-        if split in metrics
+        (name, ", ".join(number(*pair) for pair in sorted(values.items()) if pair[0] != "count"))
+        for name, values in metrics.items()
+        if isinstance(values, dict) and name not in DESCRIPTIONS
     ]
     work = f"{metrics['steps']} steps in {metrics['seconds']:.1f} s, "
     work += f"{metrics['images_per_second']:.0f} images/s"
@@ -164,4 +224,6 @@ def print_result(title, result, as_json):
     if metrics["num_skipped"]:
         rows.append(("left out", f"{metrics['num_skipped']} bad images, see skipped.jsonl"))
     rows += [(name, path) for name, path in result.files.items()]
+    dataset = metrics["dataset"] if TEST in metrics else None
+    rows += next_commands(result.workdir, dataset)
     output.print_summary(title, rows)

@@ -15,6 +15,7 @@ def define_flags(flag_values):
         "splits", None, "names of the splits to check; all by default", flag_values=flag_values
     )
     training_flags.define_data(flag_values)
+    training_flags.define_max_pixels(flag_values)
     flags.DEFINE_boolean(
         "json", False, "print one JSON line for each bad entry", flag_values=flag_values
     )
@@ -27,15 +28,16 @@ def run(flag_values, arguments):
             "validate takes one data set, a TFDS name or a folder. "
             f"Received: {' '.join(arguments) or 'none'}"
         )
-    from keras_vit.data import validation
-    from keras_vit.training.callbacks import image_progress
+    from keras_vit.data import integrity
+    from keras_vit.progress import image_progress
 
-    info, entries = validation.check(
+    info, entries = integrity.check(
         arguments[0],
         flag_values.data_dir,
         download=flag_values.download,
         splits=flag_values.splits,
         progress=image_progress,
+        max_pixels=flag_values.max_pixels,
     )
     for entry in entries:
         print(entry.as_json() if flag_values.json else entry)

@@ -12,16 +12,22 @@ Larger TFDS splits are *streamed* in the order in which they were written (TFDS 
 writes), through a shuffle buffer of `SHUFFLE_BUFFER` encoded images; resuming reads and drops what
 comes before within the epoch.
 
-Legend: `B` batch, `h w` pixels of the model's input.
+A data set of the user's (`keras_vit.data.sources.streams`) is read in its own order, without
+shuffling.
+
+Legend: `B` batch, `h w` pixels of the model's input, `C` channels, `K` classes.
 """
 
 import functools
+import numbers
 
 import tensorflow as tf
+from absl import logging
 
-from keras_vit.data import augment, batches, examples, preprocess
-from keras_vit.data.datasets import DatasetInfo, resolve
-from keras_vit.data.folders import image_files
+from keras_vit.data import batches, examples
+from keras_vit.data.catalog.folders import image_files
+from keras_vit.data.catalog.resolve import DatasetInfo, resolve
+from keras_vit.data.images import preprocess, randaugment
 
 __all__ = [
     "DatasetInfo",
@@ -49,8 +55,27 @@ def _batch_seed(seed, step):
 
 def _check_positive(**values):
     for name, value in values.items():
-        if value is not None and value < 1:
+        if value is not None and not (isinstance(value, numbers.Integral) and value >= 1):
             raise ValueError(f"`{name}` must be positive. Received: {value}")
+
+
+def _check_ready(source, info, split, preprocessing, augmentation=None):
+    """Raises ValueError where images go into the model as they are and are not of its size."""
+    if not source.is_ready:
+        return
+    records = source.stream.element_spec[0] if hasattr(source, "stream") else source.records
+    shape, size = tuple(records.shape[-3:]), tuple(preprocessing.image_size)
+    if shape[:2] != size:
+        raise ValueError(
+            "Images of floating-point numbers go into the model as they are, so they must have its "
+            f"size {size}. Received: {shape} for {info.name!r} {split}; resize them, or pass uint8"
+        )
+    if augmentation is not None and augmentation.changes_images:
+        logging.warning(
+            "images of floating-point numbers go into the model as they are: the augmentation of "
+            "single images is not applied to %r %s; pass uint8 pixels for it",
+            *(info.name, split),
+        )
 
 
 def training_dataset(
@@ -78,7 +103,8 @@ def training_dataset(
         preprocessing: as in `preprocess.evaluation_image`.
         batch_size: the global batch size.
         seed: integer in [0, 2**31).
-        augmentation: an `Augmentation` or a name in `preprocess.AUGMENTATIONS`.
+        augmentation: what `augmentation_presets.get_augmentation` takes: a name, an operation, or a
+            tuple of operations.
         shots: keeps this many examples of each class, the first in a permutation that depends on
             `seed`; None keeps all.
         num_replicas: the batch size must be a multiple of it.
@@ -87,13 +113,16 @@ def training_dataset(
             of several processes.  Nothing else is decoded, unless `augmentation` mixes images.
 
     Returns:
-        An infinite `tf.data.Dataset` of `(images, labels)`: float32 (B, h, w, 3) in the value range
+        An infinite `tf.data.Dataset` of `(images, labels)`: float32 (B, h, w, C) in the value range
         of `preprocessing`, and int32 (B,), or where `augmentation` mixes images, each class's share
-        as float32 (B, C).
+        as float32 (B, K), as they are too where the source has such labels.  Where the source has
+        weights, they are the third, float32 (B,).
 
     Raises:
         ValueError: for an unknown split or augmentation, a batch size that the replicas or the
-            shards do not divide, more shots than a class has, or labels that are no classes.
+            shards do not divide, more shots than a class has, labels that are no classes, images
+            of another shape than the model's where they are ready for it, or weights and an
+            augmentation that mixes images.
         tf.errors.InvalidArgumentError: for an image that is not decoded, now or while it is read;
             the message names it.
     """
@@ -113,20 +142,26 @@ def training_dataset(
         raise ValueError(f"`seed` must be in [0, 2**31). Received: {seed}")
     if start_step < 0:
         raise ValueError(f"`start_step` must not be negative. Received: {start_step}")
-    augmentation = preprocess.get_augmentation(augmentation)
-    source = examples.load(info, split, shots=shots, seed=seed, as_pixels=True)
+    augmentation = preprocess.get_augmentation(augmentation, info.augmentation)
+    orientation = preprocessing.orientation
+    source = examples.load(
+        info, split, shots=shots, seed=seed, as_pixels=True, orientation=orientation
+    )
+    _check_ready(source, info, split, preprocessing, augmentation)
 
     def prepare(*element, is_named):
         example = source.read(*element, seed=seed)
+        if source.is_ready:
+            return example.image(is_named=is_named), example.label, *example.weight
         seeds = preprocess.training_seeds(_example_seed(seed, example.epoch, example.index))
 
         def find_window(size):
             return preprocess.training_window(size, seeds, augmentation)
 
         # Where there is a crop, the rest of the image is not decoded.
-        image = example.image(find_window if augmentation.area_range else None, is_named=is_named)
+        image = example.image(find_window if augmentation.cuts_source else None, is_named=is_named)
         image = preprocess.training_image_from_window(image, preprocessing, seeds, augmentation)
-        return image, example.label
+        return image, example.label, *example.weight
 
     dataset = batches.endless_batches(
         functools.partial(source.shuffled, seed=seed),
@@ -139,14 +174,18 @@ def training_dataset(
     if augmentation.mixes:
         size = batch_size // number
 
+        if len(dataset.element_spec) > 2:
+            raise ValueError(
+                "An augmentation that mixes images needs data without weights. Received: "
+                f"{info.name!r} with weights and {augmentation}"
+            )
+
         def mix(step, batch):
-            mixed = augment.mix_batch(
+            mixed = randaugment.mix_batch(
                 *batch,
                 _batch_seed(seed, step),
                 info.num_classes,
-                mixup=augmentation.mixup,
-                cutmix=augmentation.cutmix,
-                partner=augmentation.mixup_partner,
+                **augmentation.mix_arguments(),
             )
             return tuple(part[index * size : (index + 1) * size] for part in mixed)
 
@@ -184,7 +223,7 @@ def evaluation_dataset(info, split, preprocessing, *, batch_size, repeated=False
 
     Returns:
         A finite `tf.data.Dataset` of known cardinality, of `(images, labels, mask)`: float32
-        (B, h, w, 3) in the value range of `preprocessing`, int32 (B,), and float32 (B,), which is 1
+        (B, h, w, C) in the value range of `preprocessing`, int32 (B,), and float32 (B,), which is 1
         for an example and 0 for the zeros that fill the last batch.
 
     Raises:
@@ -193,11 +232,15 @@ def evaluation_dataset(info, split, preprocessing, *, batch_size, repeated=False
             `repeated`, before; the message names it.
     """
     _check_positive(batch_size=batch_size)
-    source = examples.load(info, split, as_pixels=repeated)
+    orientation = preprocessing.orientation
+    source = examples.load(info, split, as_pixels=repeated, orientation=orientation)
+    _check_ready(source, info, split, preprocessing)
 
     def prepare(*element, is_named):
         example = source.read(*element)
-        image = preprocess.evaluation_image(example.image(is_named=is_named), preprocessing)
+        image = example.image(is_named=is_named)
+        if not source.is_ready:
+            image = preprocess.evaluation_image(image, preprocessing)
         return image, example.label, tf.constant(1.0)
 
     dataset = batches.finite_batches(

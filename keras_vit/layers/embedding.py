@@ -1,11 +1,10 @@
-"""From pixels to tokens: patches, the class token, positions (Eq. 1 of arXiv:2010.11929v2).
+"""From pixels to tokens: patches and the class token (Eq. 1 of arXiv:2010.11929v2).
 
 Shapes: B batch, H W pixels, C channels, P Q patch height and width, h w grid, N = h w patches,
 T tokens, D hidden.
 """
 
 import keras
-import numpy as np
 from keras import ops
 
 from keras_vit.layers import initializers
@@ -21,6 +20,7 @@ class PatchEmbedding(keras.layers.Layer):
     Args:
         hidden_size: D.
         patch_size: (P, Q) in pixels.
+        use_bias: Whether a bias is added.
 
     Call arguments:
         images: (B, H, W, C) floats.
@@ -29,10 +29,15 @@ class PatchEmbedding(keras.layers.Layer):
         (B, h, w, D) with h = H // P and w = W // Q.
     """
 
-    def __init__(self, hidden_size, patch_size, **kwargs):
+    def __init__(self, hidden_size, patch_size, use_bias=True, **kwargs):
         super().__init__(**kwargs)
         self.hidden_size = hidden_size
         self.patch_size = tuple(patch_size)
+        self.use_bias = use_bias
+        if self.name == "embedding":
+            # The pinned name is also the first one that Keras would give to an `Embedding`; with
+            # this, Keras goes on at `embedding_1`.
+            keras.backend.get_uid(self.name)
 
     def build(self, input_shape):
         self.kernel = self.add_weight(
@@ -40,7 +45,9 @@ class PatchEmbedding(keras.layers.Layer):
             shape=(*self.patch_size, input_shape[-1], self.hidden_size),
             initializer=initializers.lecun_normal(),
         )
-        self.bias = self.add_weight(name="bias", shape=(self.hidden_size,), initializer="zeros")
+        self.bias = None
+        if self.use_bias:
+            self.bias = self.add_weight(name="bias", shape=(self.hidden_size,), initializer="zeros")
 
     def call(self, images):
         rows, columns = self.patch_size
@@ -51,7 +58,8 @@ class PatchEmbedding(keras.layers.Layer):
         patches = ops.transpose(patches, (0, 1, 3, 2, 4, 5))  # (B, h, w, P, Q, C)
         patches = ops.reshape(patches, (-1, height, width, rows * columns * channels))
         kernel = ops.reshape(self.kernel, (rows * columns * channels, self.hidden_size))
-        return ops.matmul(patches, kernel) + self.bias  # (B, h, w, D)
+        embedded = ops.matmul(patches, kernel)  # (B, h, w, D)
+        return embedded if self.bias is None else embedded + self.bias
 
     def compute_output_shape(self, input_shape):
         batch, height, width = input_shape[:3]
@@ -63,6 +71,7 @@ class PatchEmbedding(keras.layers.Layer):
             **super().get_config(),
             "hidden_size": self.hidden_size,
             "patch_size": self.patch_size,
+            "use_bias": self.use_bias,
         }
 
 
@@ -84,79 +93,65 @@ class ClassToken(keras.layers.Layer):
         batch, tokens, features = input_shape
         return (batch, tokens + 1, features)
 
+    def get_config(self):
+        # Without it, Keras cannot serialize a layer that was given a dtype policy.
+        return super().get_config()
+
 
 @keras.saving.register_keras_serializable(package="keras_vit")
-class LearnedPositionEmbedding(keras.layers.Layer):
-    """Adds one learned vector to each token, N(0, 0.02) at first: (B, T, D) -> (B, T, D)."""
+class RegisterTokens(keras.layers.Layer):
+    """Puts learned tokens between others (registers, arXiv:2309.16588): (B, T, D) -> (B, T + R, D).
+
+    Args:
+        num_registers: R.
+        position: How many of the given tokens come before them.
+    """
+
+    def __init__(self, num_registers, position, **kwargs):
+        super().__init__(**kwargs)
+        self.num_registers = num_registers
+        self.position = position
 
     def build(self, input_shape):
-        self.embedding = self.add_weight(
-            name="embedding", shape=(1, *input_shape[1:]), initializer=initializers.normal(0.02)
+        self.tokens = self.add_weight(
+            name="tokens",
+            shape=(1, self.num_registers, input_shape[-1]),
+            initializer=initializers.normal(1e-6),
         )
 
     def call(self, tokens):
-        return tokens + self.embedding
+        shape = (ops.shape(tokens)[0], self.num_registers, tokens.shape[-1])
+        registers = ops.broadcast_to(ops.cast(self.tokens, tokens.dtype), shape)
+        first, rest = tokens[:, : self.position], tokens[:, self.position :]
+        return ops.concatenate([first, registers, rest], axis=1)
 
     def compute_output_shape(self, input_shape):
-        return input_shape
+        batch, tokens, features = input_shape
+        return (batch, tokens + self.num_registers, features)
 
-
-def sincos_positions(grid, hidden_size):
-    """2-D sine-cosine positions in the order of MoCo v3 and big_vision.
-
-    With w_k = 10000^(-k / (D/4 - 1)) for k = 0 ... D/4 - 1, the position in row y and column x is
-    [sin(x w), cos(x w), sin(y w), cos(y w)].
-
-    Args:
-        grid: (h, w) in patches.
-        hidden_size: D, a multiple of 4 and at least 8.
-
-    Returns:
-        (h w, D) float32 array, rows in reading order.
-
-    Raises:
-        ValueError: if D is not a multiple of 4 or less than 8.
-
-    >>> sincos_positions((1, 2), 8)[0].tolist()
-    [0.0, 0.0, 1.0, 1.0, 0.0, 0.0, 1.0, 1.0]
-    """
-    if hidden_size % 4 or hidden_size < 8:
-        raise ValueError(
-            "sine-cosine positions need a `hidden_size` that is a multiple of 4 and at least 8. "
-            f"Received: {hidden_size}"
-        )
-    quarter = hidden_size // 4
-    frequencies = 10000.0 ** -(np.arange(quarter) / (quarter - 1))
-    rows, columns = np.mgrid[: grid[0], : grid[1]]
-    x, y = (np.outer(axis.ravel(), frequencies) for axis in (columns, rows))
-    return np.concatenate([np.sin(x), np.cos(x), np.sin(y), np.cos(y)], axis=1).astype("float32")
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "num_registers": self.num_registers,
+            "position": self.position,
+        }
 
 
 @keras.saving.register_keras_serializable(package="keras_vit")
-class SinCosPositionEmbedding(keras.layers.Layer):
-    """Adds `sincos_positions`; tokens before the patches (a class token) get nothing added.
-
-    Args:
-        grid: (h, w) in patches.
-
-    Call arguments:
-        tokens: (B, T, D) with T >= h w.
-    """
-
-    def __init__(self, grid, **kwargs):
-        super().__init__(**kwargs)
-        self.grid = tuple(grid)
+class MaskToken(keras.layers.Layer):
+    """Keeps the token of a masked pre-training, which nothing uses any more; returns its input."""
 
     def build(self, input_shape):
-        tokens, features = input_shape[1:]
-        positions = sincos_positions(self.grid, features)
-        self.positions = np.pad(positions, ((tokens - len(positions), 0), (0, 0)))
+        self.token = self.add_weight(
+            name="token", shape=(1, input_shape[-1]), initializer="zeros", trainable=False
+        )
 
     def call(self, tokens):
-        return tokens + ops.convert_to_tensor(self.positions, dtype=tokens.dtype)
+        return tokens
 
     def compute_output_shape(self, input_shape):
         return input_shape
 
     def get_config(self):
-        return {**super().get_config(), "grid": self.grid}
+        # Without it, Keras cannot serialize a layer that was given a dtype policy.
+        return super().get_config()

@@ -9,35 +9,80 @@ from keras import ops
 from keras_vit.layers import initializers
 from keras_vit.layers.attention import MultiHeadAttention
 from keras_vit.layers.encoder import MlpBlock
+from keras_vit.layers.trainable import CompositeLayer
 
-POOLINGS = ("token", "mean")
+POOLINGS = ("token", "distillation_token", "mean", "patch_mean", "token_patch_mean")
 
 
 @keras.saving.register_keras_serializable(package="keras_vit")
 class TokenPooling(keras.layers.Layer):
-    """(B, T, D) -> (B, D): the first token (`"token"`) or the mean of all (`"mean"`)."""
+    """From all tokens to one vector: (B, T, D) -> (B, D), or (B, 2 D) for `"token_patch_mean"`.
 
-    def __init__(self, pooling, **kwargs):
+    Args:
+        pooling: `"token"` takes the first token, `"distillation_token"` the second, `"mean"` the
+            mean of all, `"patch_mean"` that of the patches, `"token_patch_mean"` the first token
+            and that mean, one after the other.
+        num_leading_tokens: How many tokens come before the patches.
+    """
+
+    def __init__(self, pooling, num_leading_tokens=0, **kwargs):
         super().__init__(**kwargs)
         if pooling not in POOLINGS:
             raise ValueError(f"`pooling` must be one of {POOLINGS}. Received: {pooling!r}")
         self.pooling = pooling
+        self.num_leading_tokens = num_leading_tokens
 
     def build(self, input_shape):
         pass
 
     def call(self, tokens):
-        return tokens[:, 0] if self.pooling == "token" else ops.mean(tokens, axis=1)
+        if self.pooling == "mean":
+            return ops.mean(tokens, axis=1)
+        if self.pooling in ("token", "distillation_token"):
+            return tokens[:, int(self.pooling == "distillation_token")]
+        patches = ops.mean(tokens[:, self.num_leading_tokens :], axis=1)
+        if self.pooling == "patch_mean":
+            return patches
+        return ops.concatenate([tokens[:, 0], patches], axis=-1)
 
     def compute_output_shape(self, input_shape):
-        return (input_shape[0], input_shape[-1])
+        factor = 2 if self.pooling == "token_patch_mean" else 1
+        return (input_shape[0], factor * input_shape[-1])
 
     def get_config(self):
-        return {**super().get_config(), "pooling": self.pooling}
+        return {
+            **super().get_config(),
+            "pooling": self.pooling,
+            "num_leading_tokens": self.num_leading_tokens,
+        }
 
 
 @keras.saving.register_keras_serializable(package="keras_vit")
-class AttentionPooling(keras.layers.Layer):
+class TokenGrid(keras.layers.Layer):
+    """The last h w tokens as a map: (B, T, D) -> (B, h, w, D); what stands before is left out.
+
+    Args:
+        grid: (h, w) in patches.
+    """
+
+    def __init__(self, grid, **kwargs):
+        super().__init__(**kwargs)
+        self.grid = tuple(grid)
+
+    def call(self, tokens):
+        height, width = self.grid
+        patches = tokens[:, tokens.shape[1] - height * width :]
+        return ops.reshape(patches, (-1, height, width, tokens.shape[-1]))
+
+    def compute_output_shape(self, input_shape):
+        return (input_shape[0], *self.grid, input_shape[-1])
+
+    def get_config(self):
+        return {**super().get_config(), "grid": self.grid}
+
+
+@keras.saving.register_keras_serializable(package="keras_vit")
+class AttentionPooling(CompositeLayer):
     """A learned probe attends to all tokens, then an MLP with a residual (big_vision's MAP head).
 
     y = MSA(probe, tokens); y + MLP(LN(y)); (B, T, D) -> (B, D).
@@ -75,6 +120,7 @@ class AttentionPooling(keras.layers.Layer):
         self.norm.build(pooled_shape)
         self.mlp = MlpBlock(self.mlp_dim, gelu=self.gelu, dtype=self.dtype_policy, name="mlp")
         self.mlp.build(pooled_shape)
+        self.restore_trainable()
 
     def call(self, tokens):
         shape = (ops.shape(tokens)[0], 1, tokens.shape[-1])

@@ -8,6 +8,7 @@ import keras
 from keras import ops
 
 from keras_vit.layers import initializers
+from keras_vit.layers.trainable import CompositeLayer
 
 NUM_GROUPS = 32
 
@@ -110,8 +111,8 @@ class StandardizedConv2D(keras.layers.Layer):
         }
 
 
-class _ResidualUnit(keras.layers.Layer):
-    """What both units share: their arguments and how their parts are made."""
+class ResidualUnit(CompositeLayer):
+    """What all units share: their arguments and how their parts are made."""
 
     standardization: str
 
@@ -166,7 +167,7 @@ class _ResidualUnit(keras.layers.Layer):
 
 
 @keras.saving.register_keras_serializable(package="keras_vit")
-class BottleneckUnit(_ResidualUnit):
+class BottleneckUnit(ResidualUnit):
     """Post-activation bottleneck of the hybrids: relu(shortcut + GN(conv3(...))), stride on conv2.
 
     The shortcut is projected, with a group norm, where channels or stride change.
@@ -207,6 +208,7 @@ class BottleneckUnit(_ResidualUnit):
         self._add_norm("gn2", shape)
         shape = self._add_conv("conv3", shape, 4 * self.filters, 1)
         self._add_norm("gn3", shape, gamma_initializer="zeros")
+        self.restore_trainable()
 
     def call(self, inputs):
         shortcut = inputs
@@ -218,7 +220,7 @@ class BottleneckUnit(_ResidualUnit):
 
 
 @keras.saving.register_keras_serializable(package="keras_vit")
-class PreActivationUnit(_ResidualUnit):
+class PreActivationUnit(ResidualUnit):
     """Pre-activation bottleneck of BiT: norm and relu before each convolution, then a plain sum.
 
     The shortcut is the raw input, or a projection (without norm) of relu(GN(input)).
@@ -246,6 +248,7 @@ class PreActivationUnit(_ResidualUnit):
         shape = self._add_conv("conv2", padded, self.filters, 3, self.stride, padding="valid")
         self._add_norm("gn3", shape)
         self._add_conv("conv3", shape, 4 * self.filters, 1)
+        self.restore_trainable()
 
     def call(self, inputs):
         hidden = ops.relu(self.gn1(inputs))

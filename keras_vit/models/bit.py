@@ -3,68 +3,12 @@
 Shapes: B batch, H W pixels, C channels, m middle channels of a unit.
 """
 
-import dataclasses
-import math
-
 import keras
 
-from keras_vit.layers import PreActivationUnit, StandardizedConv2D
-from keras_vit.layers.resnet import NUM_GROUPS
-from keras_vit.models.classifier import (
-    ImageClassifier,
-    check_num_classes,
-    check_one_of,
-    classification_head,
-    pair,
-)
-from keras_vit.models.hybrid import check_stages
-
-ROOT_POOL_PADDINGS = ("zero", "infinite")
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class BiTResNetConfig:
-    """A BiT-ResNet's architecture.
-
-    Args:
-        stage_depths: units in each stage, (3, 4, 6, 3) for R50.
-        width_factor: times 64 root channels: the 3 of R50x3.
-        image_size: (H, W) in pixels, or one integer; any size works with the same weights.
-        in_channels: C.
-        num_classes: width of the head; 0 for none.
-        group_norm_epsilon: 1e-5 in the official code.
-        conv_epsilon: added to the kernels' variance; 1e-10 in the official code.
-        root_pool_padding: what surrounds the input of the root's pooling, which can be negative:
-            `"zero"` in the official code, `"infinite"` (minus infinity) in big_vision's.
-        head_bias: initial value of the head's bias.
-
-    Raises:
-        ValueError: where a value is out of range.
-    """
-
-    stage_depths: tuple[int, ...]
-    width_factor: float = 1.0
-    image_size: tuple[int, int] = (224, 224)
-    in_channels: int = 3
-    num_classes: int = 1000
-    group_norm_epsilon: float = 1e-5
-    conv_epsilon: float = 1e-10
-    root_pool_padding: str = "zero"
-    head_bias: float = 0.0
-
-    def __post_init__(self):
-        object.__setattr__(self, "stage_depths", tuple(self.stage_depths))
-        object.__setattr__(self, "image_size", pair(self.image_size, "image_size"))
-        check_stages(self)
-        check_num_classes(self)
-        check_one_of(self, root_pool_padding=ROOT_POOL_PADDINGS)
-        if not self.stage_depths:
-            raise ValueError("`stage_depths` must name at least one stage. Received: ()")
-
-    @property
-    def root_channels(self):
-        """Channels after the root convolution."""
-        return int(64 * self.width_factor)
+from keras_vit.layers import InfinitePadding2D, PreActivationUnit, StandardizedConv2D
+from keras_vit.models.classifier import ImageClassifier, classification_head
+from keras_vit.models.features import resnet_features
+from keras_vit.models.resnet_configs import NUM_GROUPS, BiTResNetConfig
 
 
 @keras.saving.register_keras_serializable(package="keras_vit")
@@ -91,6 +35,7 @@ class BiTResNet(ImageClassifier):
     """
 
     config_class = BiTResNetConfig
+    _feature_extractor = staticmethod(resnet_features)
 
     @staticmethod
     def _build_outputs(config, images, policy):
@@ -108,8 +53,7 @@ class BiTResNet(ImageClassifier):
         if config.root_pool_padding == "zero":
             x = _pad(x, 1, policy, "root_pool_pad")
         else:
-            one = (1, 1)
-            x = keras.ops.pad(x, ((0, 0), one, one, (0, 0)), constant_values=-math.inf)
+            x = InfinitePadding2D(1, dtype=policy, name="root_pool_pad")(x)
         x = keras.layers.MaxPooling2D(
             3, 2, data_format="channels_last", dtype=policy, name="root_pool"
         )(x)  # (B, H/4, W/4, C)

@@ -1,79 +1,14 @@
-"""What all classifiers of the package are: a functional model that knows its configuration."""
+"""Base class of the image classifiers: a functional model that knows its configuration."""
 
 import dataclasses
-import difflib
+from collections.abc import Callable
 
 import keras
 
-from keras_vit.layers import EncoderBlock, initializers
+from keras_vit.layers import ImageInput, initializers
+from keras_vit.layers.trainable import get_trainable, set_trainable
 from keras_vit.models.preprocessing import Preprocessing
-from keras_vit.trainer import TrainableModel
-
-
-def check_positive(config, *names):
-    """Raises ValueError unless each named field of `config` is an integer of at least 1."""
-    for name in names:
-        value = getattr(config, name)
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise ValueError(f"`{name}` must be an integer of at least 1. Received: {value!r}")
-
-
-def check_rates(config, *names):
-    """Raises ValueError unless each named field of `config` is in [0, 1)."""
-    for name in names:
-        value = getattr(config, name)
-        if not isinstance(value, int | float) or not 0.0 <= value < 1.0:
-            raise ValueError(f"`{name}` must be in [0, 1). Received: {value!r}")
-
-
-def check_one_of(config, **choices):
-    """Raises ValueError unless each field is one of its choices."""
-    for name, known in choices.items():
-        value = getattr(config, name)
-        if value not in known:
-            raise ValueError(f"`{name}` must be one of {tuple(known)}. Received: {value!r}")
-
-
-def check_num_classes(config):
-    """Raises ValueError unless `num_classes` is an integer of at least 0."""
-    value = config.num_classes
-    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-        raise ValueError(
-            f"`num_classes` must be an integer of at least 0 (0: no head). Received: {value!r}"
-        )
-
-
-def pair(value, name):
-    """(height, width) from one integer or two.
-
-    Raises:
-        ValueError: if it is neither, or not positive.
-
-    >>> pair(224, "image_size"), pair([16, 24], "image_size")
-    ((224, 224), (16, 24))
-    """
-    sides = (value, value) if isinstance(value, int) and not isinstance(value, bool) else value
-    if (
-        not isinstance(sides, tuple | list)
-        or len(sides) != 2
-        or any(isinstance(s, bool) or not isinstance(s, int) or s < 1 for s in sides)
-    ):
-        raise ValueError(
-            f"`{name}` must be a positive integer or (height, width). Received: {value!r}"
-        )
-    return tuple(sides)
-
-
-def replace_fields(config, changes):
-    """`dataclasses.replace` whose error for an unknown field names the close ones."""
-    known = [field.name for field in dataclasses.fields(config)]
-    for name in changes:
-        if name not in known:
-            close = difflib.get_close_matches(name, known, n=3) or known
-            raise ValueError(
-                f"{type(config).__name__} has no field {name!r}. Close: {', '.join(close)}"
-            )
-    return dataclasses.replace(config, **changes)
+from keras_vit.train_step import TrainableModel
 
 
 class ImageClassifier(TrainableModel):
@@ -96,11 +31,14 @@ class ImageClassifier(TrainableModel):
                 f"`config` must be a {self.config_class.__name__}. Received: {config!r}"
             )
         preprocessing = preprocessing or Preprocessing(image_size=config.image_size)
+        preprocessing = preprocessing.with_channels(config.in_channels)
         if preprocessing.image_size != config.image_size:
             raise ValueError(
                 "`preprocessing` must make images of the model's size "
                 f"{config.image_size}. Received: {preprocessing.image_size}"
             )
+        if isinstance(class_names, str):
+            raise TypeError(f"`class_names` must be a list of names. Received: {class_names!r}")
         if class_names is not None:
             class_names = tuple(str(class_name) for class_name in class_names)
             if len(class_names) != config.num_classes:
@@ -110,15 +48,53 @@ class ImageClassifier(TrainableModel):
                 )
         policy = keras.dtype_policies.get(dtype or keras.config.dtype_policy())
         self.check_policy(policy)
-        images = keras.Input((*config.image_size, config.in_channels), name="images")
+        image_input = ImageInput(
+            shape=(*config.image_size, config.in_channels),
+            preprocessing=dataclasses.asdict(preprocessing),
+            name="images",
+        )
+        images = image_input.output
         super().__init__(
             inputs=images, outputs=self._build_outputs(config, images, policy), name=name
         )
         self.dtype_policy = policy
         self.config = config
-        self.preprocessing = preprocessing
         self.class_names = class_names
         self.origin = dict(origin) if origin else None
+
+    @property
+    def preprocessing(self):
+        """`Preprocessing`: what pixels the model wants."""
+        return Preprocessing(**self.get_layer("images").preprocessing)
+
+    @preprocessing.setter
+    def preprocessing(self, preprocessing):
+        self.get_layer("images").set_preprocessing(dataclasses.asdict(preprocessing))
+
+    def feature_extractor(self, blocks=(-1,), layout="tokens", normalize=True):
+        """A model that shares this one's weights and returns what its blocks return.
+
+        It is an ordinary functional `keras.Model`: it can be trained, saved and built upon.
+
+        Args:
+            blocks: Indices of encoder blocks, or of the stages of a BiT-ResNet; negative ones count
+                from the last.
+            layout: `"tokens"` for (B, T, D) with the class token where there is one, `"grid"` for
+                the patches alone, (B, h, w, D).  A BiT-ResNet has grids only.
+            normalize: Whether the final norm is applied to each output.  Of a BiT-ResNet, only the
+                last stage has one.
+
+        Returns:
+            A `keras.Model` from images to a dict: `"block_{i}"` -> features, `i` counted from 0.
+
+        Raises:
+            ValueError: For a block that does not exist, an unknown layout, or one that the model
+                does not have.
+        """
+        return self._feature_extractor(self, blocks, layout, normalize)
+
+    # The family's: transformer_features or resnet_features.
+    _feature_extractor: Callable
 
     @staticmethod
     def _build_outputs(config, images, policy):
@@ -128,7 +104,8 @@ class ImageClassifier(TrainableModel):
     def set_remat(self, remat=True):
         """Has training compute the encoder's blocks again for their gradients, to save memory.
 
-        The numbers stay the same.  Call it before the model is trained; it is not saved.
+        The numbers stay the same.  Call it before the model is trained; it is not saved.  Axial
+        models do so unless this is called with False.
 
         Args:
             remat: whether it does.
@@ -136,7 +113,7 @@ class ImageClassifier(TrainableModel):
         Raises:
             ValueError: for a model without encoder blocks.
         """
-        blocks = [layer for layer in self.layers if isinstance(layer, EncoderBlock)]
+        blocks = [layer for layer in self.layers if hasattr(layer, "remat")]
         if remat and not blocks:
             raise ValueError(
                 "`remat` needs a model with encoder blocks. "
@@ -146,6 +123,7 @@ class ImageClassifier(TrainableModel):
             block.remat = remat
 
     def get_config(self):
+        trainable = get_trainable(self)
         return {
             "config": dataclasses.asdict(self.config),
             "preprocessing": dataclasses.asdict(self.preprocessing),
@@ -153,6 +131,7 @@ class ImageClassifier(TrainableModel):
             "origin": self.origin,
             "name": self.name,
             "dtype": keras.dtype_policies.serialize(self.dtype_policy),
+            **({"trainable": trainable} if trainable else {}),
         }
 
     @classmethod
@@ -162,18 +141,69 @@ class ImageClassifier(TrainableModel):
             name: tuple(value) if isinstance(value, list) else value
             for name, value in arguments.pop("config").items()
         }
+        trainable = arguments.pop("trainable", {})
         dtype = arguments.pop("dtype", None)
         if isinstance(dtype, dict):
             dtype = keras.dtype_policies.deserialize(dtype)
-        return cls(
+        model = cls(
             cls.config_class(**fields),
             preprocessing=Preprocessing(**arguments.pop("preprocessing")),
             dtype=dtype,
             **arguments,
         )
+        set_trainable(model, trainable)
+        return model
 
 
-def classification_head(config, features, policy):
+def preprocessing_of(model, preprocessing=None):
+    """What pixels a model wants: one of ours, one that was cut from one of ours, or any other.
+
+    Args:
+        model: A `keras.Model` from images.
+        preprocessing: `Preprocessing` that a caller gave, or None to ask the model.
+
+    Returns:
+        A `Preprocessing`.
+
+    Raises:
+        ValueError: If the model does not tell, or the images would not have its input's size.
+    """
+    preprocessing = preprocessing or found_preprocessing(model)
+    if preprocessing is None:
+        raise ValueError(
+            "a model must tell what pixels it wants, as the models of keras_vit and those cut from "
+            f"them do. Received: {type(model).__name__} {model.name!r}; give "
+            "`preprocessing=keras_vit.Preprocessing(image_size=..., value_range=...)`, or set the "
+            "model's attribute `preprocessing`"
+        )
+    inputs = getattr(model, "inputs", None)
+    size = tuple(inputs[0].shape[1:3]) if inputs else (None, None)
+    if size != preprocessing.image_size and None not in size:
+        raise ValueError(
+            f"`preprocessing` must make images of the model's size {size}. "
+            f"Received: {preprocessing.image_size}"
+        )
+    return preprocessing
+
+
+def found_preprocessing(model):
+    """What pixels a model wants, or None where it does not tell.
+
+    It is the `Preprocessing` of the model, of its input layer, or of the model that its input goes
+    straight into.
+    """
+    if getattr(model, "preprocessing", None) is not None:
+        return model.preprocessing
+    layers = [layer for layer in model.layers if type(layer) is not keras.layers.InputLayer]
+    if len(getattr(model, "inputs", None) or ()) != 1 or not layers:
+        return None
+    if isinstance(layers[0], ImageInput):
+        fields = layers[0].preprocessing
+        return None if fields is None else Preprocessing(**fields)
+    return found_preprocessing(layers[0]) if isinstance(layers[0], keras.Model) else None
+
+
+def classification_head(config, features, policy, name="head"):
     """The zero-initialised linear head, in float32 whatever the policy; none for 0 classes."""
     if not config.num_classes:
         return features
@@ -182,6 +212,7 @@ def classification_head(config, features, policy):
         config.num_classes,
         kernel_initializer=initializers.zeros(),
         bias_initializer=initializers.constant(config.head_bias),
+        use_bias=getattr(config, "use_head_bias", True),
         dtype=head_policy,
-        name="head",
+        name=name,
     )(features)

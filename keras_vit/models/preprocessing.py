@@ -4,6 +4,7 @@ import dataclasses
 import math
 
 RESIZE_RULES = ("squash", "short_side")
+ORIENTATIONS = (None, "exif")
 INTERPOLATIONS = ("bilinear", "area", "bicubic")
 
 
@@ -27,6 +28,10 @@ class Preprocessing:
         mean: for each channel, what is subtracted after the mapping to `value_range`; None for
             nothing.  Models of PyTorch libraries want (x / 255 - mean) / std: `value_range=(0, 1)`.
         std: for each channel, what is then divided by; given with `mean` or not at all.
+        channels: Channels of the model's input: 3 for RGB, 1 for grey (0.299 R + 0.587 G +
+            0.114 B).  Image files cannot be made into any other number.
+        orientation: `"exif"` turns a photograph as its EXIF tag says; None leaves pixels as they
+            are stored, as officially.
 
     Raises:
         ValueError: for an unknown rule or interpolation, sizes that are not positive, or a
@@ -41,6 +46,8 @@ class Preprocessing:
     antialias: bool = False
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
+    channels: int = 3
+    orientation: str | None = None
 
     def __post_init__(self):
         object.__setattr__(self, "image_size", tuple(self.image_size))
@@ -69,9 +76,17 @@ class Preprocessing:
             raise ValueError(f"`value_range` must rise. Received: {self.value_range}")
         if not isinstance(self.antialias, bool):
             raise ValueError(f"`antialias` must be a boolean. Received: {self.antialias!r}")
+        if self.orientation not in ORIENTATIONS:
+            raise ValueError(
+                f"`orientation` must be one of {ORIENTATIONS}. Received: {self.orientation!r}"
+            )
         self._check_channels()
 
     def _check_channels(self):
+        if type(self.channels) is not int or self.channels < 1:
+            raise ValueError(
+                f"`channels` must be an integer of at least 1. Received: {self.channels!r}"
+            )
         if (self.mean, self.std) == (None, None):
             return
         if self.mean is None or self.std is None or len(self.mean) != len(self.std):
@@ -85,6 +100,21 @@ class Preprocessing:
             raise ValueError(
                 f"`mean` must be finite and `std` positive. Received: {self.mean} and {self.std}"
             )
+
+    def with_channels(self, channels):
+        """The same rule for another number of channels.
+
+        One channel has the average of `mean` and of `std`; more repeat them in turn.
+        """
+        stated = {"mean": self.mean, "std": self.std}
+        if self.mean is not None and len(self.mean) != channels:
+            for name, values in stated.items():
+                stated[name] = (
+                    (sum(values) / len(values),)
+                    if channels == 1
+                    else tuple(values[i % len(values)] for i in range(channels))
+                )
+        return dataclasses.replace(self, channels=channels, **stated)
 
     def with_image_size(self, image_size):
         """The same rule for another input size; a crop margin keeps its proportion."""

@@ -4,10 +4,13 @@ import difflib
 import fnmatch
 import re
 
-from keras_vit.models.bit import BiTResNet, BiTResNetConfig
-from keras_vit.models.classifier import replace_fields
-from keras_vit.models.hybrid import HybridVisionTransformer, HybridVisionTransformerConfig
-from keras_vit.models.vit import VisionTransformer, VisionTransformerConfig
+from keras_vit.models.fields import replace_fields
+from keras_vit.models.resnet_configs import (
+    AxialResNetConfig,
+    BiTResNetConfig,
+    HybridVisionTransformerConfig,
+)
+from keras_vit.models.vit_config import VisionTransformerConfig
 
 # Table 1 of arXiv:2010.11929v2 (B, L, H); arXiv:2106.10270, section 3.1 (Ti, S).
 #       hidden_size, mlp_dim, num_heads, depth
@@ -20,6 +23,17 @@ ENCODERS = {
 }
 
 PATCH_SIZES = (8, 14, 16, 32)
+
+# For images of 28 to 64 px, such as Fashion-MNIST's.
+MINI = {
+    "patch_size": 4,
+    "hidden_size": 96,
+    "mlp_dim": 192,
+    "num_heads": 4,
+    "depth": 4,
+    "class_token": False,
+    "pooling": "mean",
+}
 
 # The official code's configurations of these models train with dropout; the others with none.
 DROPOUTS = {"ViT-L/16": 0.1, "ViT-H/14": 0.1, "R50+ViT-B/16": 0.1, "R50+ViT-L/32": 0.1}
@@ -50,6 +64,15 @@ WIDTH_FACTORS = (1, 2, 3, 4)
 # Mean pooling without class token: the models of arXiv:2203.08065 in the official repository.
 GAP_MODELS = ("ViT-S/32", "ViT-S/16", "ViT-B/32", "ViT-B/16")
 
+# D.6 of arXiv:2010.11929v2; no token but the patches, and 2-D positions, as in scenic's code.
+AXIAL_MODELS = ("ViT-B/32", "ViT-B/16")
+AXIAL = {
+    "axial_attention": True,
+    "class_token": False,
+    "pooling": "mean",
+    "position_embedding": "learned2d",
+}
+
 
 def _encoder_fields(name):
     hidden_size, mlp_dim, num_heads, depth = ENCODERS[re.search(r"ViT-(\w+)/", name).group(1)]
@@ -63,33 +86,27 @@ def _encoder_fields(name):
 
 
 def _presets():
-    presets = {}
+    presets = {"ViT-mini/4": VisionTransformerConfig(**MINI)}
     for size in ENCODERS:
         for patch_size in PATCH_SIZES:
             name = f"ViT-{size}/{patch_size}"
-            presets[name] = (
-                VisionTransformer,
-                VisionTransformerConfig(patch_size=patch_size, **_encoder_fields(name)),
-            )
+            presets[name] = VisionTransformerConfig(patch_size=patch_size, **_encoder_fields(name))
     for name in GAP_MODELS:
-        model_class, config = presets[name]
-        presets[f"{name}-gap-norep"] = (
-            model_class,
-            replace_fields(config, {"class_token": False, "pooling": "mean"}),
+        presets[f"{name}-gap-norep"] = replace_fields(
+            presets[name], {"class_token": False, "pooling": "mean"}
         )
     for name, (stage_depths, patch_size) in HYBRIDS.items():
-        presets[name] = (
-            HybridVisionTransformer,
-            HybridVisionTransformerConfig(
-                stage_depths=stage_depths, patch_size=patch_size, **_encoder_fields(name)
-            ),
+        presets[name] = HybridVisionTransformerConfig(
+            stage_depths=stage_depths, patch_size=patch_size, **_encoder_fields(name)
         )
     for name, stage_depths in RESNETS.items():
         for width_factor in WIDTH_FACTORS:
-            presets[f"BiT-{name}x{width_factor}"] = (
-                BiTResNet,
-                BiTResNetConfig(stage_depths=stage_depths, width_factor=width_factor),
+            presets[f"BiT-{name}x{width_factor}"] = BiTResNetConfig(
+                stage_depths=stage_depths, width_factor=width_factor
             )
+    for name in AXIAL_MODELS:
+        presets[f"Axial-{name}"] = replace_fields(presets[name], AXIAL)
+    presets["AxialResNet50"] = AxialResNetConfig(stage_depths=RESNETS["R50"])
     return presets
 
 
@@ -109,14 +126,17 @@ def list_models(pattern="*"):
 
 
 def get_preset(name):
-    """(model class, configuration) of a name.
+    """The configuration of a named model.
 
     The spellings of the official code (`ViT-B_16`) and of the paper's tables (`ResNet50x1`,
     `R50x1`) are understood as well.
 
     Raises:
+        TypeError: for what is no text.
         ValueError: for an unknown name; lists the close ones.
     """
+    if not isinstance(name, str):
+        raise TypeError(f"a model's name must be text. Received: {type(name).__name__}")
     spelling = re.sub(r"^(BiT-)?(ResNet|R)(?=\d+x\d)", "BiT-R", name.replace("_", "/"))
     if spelling not in PRESETS:
         close = difflib.get_close_matches(spelling, PRESETS, n=4, cutoff=0.5)

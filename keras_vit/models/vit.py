@@ -4,117 +4,25 @@ Shapes: B batch, H W pixels, C channels, h w grid, N = h w patches, T tokens (N,
 class token), D hidden, k heads.
 """
 
-import dataclasses
-
 import keras
 
 from keras_vit.layers import (
     AttentionPooling,
+    AxialEncoderBlock,
     ClassToken,
     Dropout,
     EncoderBlock,
-    LearnedPositionEmbedding,
+    Identity,
+    MaskToken,
     PatchEmbedding,
-    SinCosPositionEmbedding,
+    RegisterTokens,
     TokenPooling,
 )
-from keras_vit.layers.encoder import GELUS
 from keras_vit.layers.initializers import lecun_normal
-from keras_vit.models.classifier import (
-    ImageClassifier,
-    check_num_classes,
-    check_one_of,
-    check_positive,
-    check_rates,
-    classification_head,
-    pair,
-)
-
-POOLINGS = ("token", "mean", "attention", "none")
-POSITION_EMBEDDINGS = ("learned", "sincos2d", "none")
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class VisionTransformerConfig:
-    """A Vision Transformer's architecture.
-
-    Args:
-        patch_size: (P, Q) in pixels, or one integer.
-        hidden_size: D.
-        mlp_dim: width of the MLPs' hidden layer.
-        num_heads: k; must divide D.
-        depth: number of encoder blocks L.
-        image_size: (H, W) in pixels, or one integer; the patches must fill it.
-        in_channels: C.
-        num_classes: width of the head; 0 for none.
-        class_token: whether a learned token is put before the patches.
-        pooling: `"token"` takes the first token, `"mean"` the mean of all, `"attention"` a learned
-            probe (big_vision's MAP), `"none"` keeps the whole sequence (the official `unpooled`).
-        position_embedding: `"learned"` (one vector a token), `"sincos2d"` or `"none"`.
-        representation_size: width of the dense layer with tanh before the head; None for none.
-        dropout: after the positions, after the attention, and inside the MLP, in [0, 1).
-        attention_dropout: on the attention probabilities, in [0, 1).
-        stochastic_depth: rate of the last block, in [0, 1); the first has 0, linear between.
-        gelu: `"tanh"` (official) or `"exact"` (timm, Hugging Face).
-        layer_norm_epsilon: 1e-6 in the official code.
-        head_bias: initial value of the head's bias; -10 for sigmoid pre-training on ImageNet-21k.
-
-    Raises:
-        ValueError: where a value is out of range or sizes do not fit each other.
-    """
-
-    patch_size: tuple[int, int]
-    hidden_size: int
-    mlp_dim: int
-    num_heads: int
-    depth: int
-    image_size: tuple[int, int] = (224, 224)
-    in_channels: int = 3
-    num_classes: int = 1000
-    class_token: bool = True
-    pooling: str = "token"
-    position_embedding: str = "learned"
-    representation_size: int | None = None
-    dropout: float = 0.0
-    attention_dropout: float = 0.0
-    stochastic_depth: float = 0.0
-    gelu: str = "tanh"
-    layer_norm_epsilon: float = 1e-6
-    head_bias: float = 0.0
-
-    def __post_init__(self):
-        for name in ("patch_size", "image_size"):
-            object.__setattr__(self, name, pair(getattr(self, name), name))
-        check_positive(self, "hidden_size", "mlp_dim", "num_heads", "depth", "in_channels")
-        check_num_classes(self)
-        check_rates(self, "dropout", "attention_dropout", "stochastic_depth")
-        check_one_of(
-            self, pooling=POOLINGS, position_embedding=POSITION_EMBEDDINGS, gelu=sorted(GELUS)
-        )
-        if self.representation_size is not None:
-            check_positive(self, "representation_size")
-        if self.hidden_size % self.num_heads:
-            raise ValueError(
-                "`num_heads` must divide `hidden_size`. "
-                f"Received: num_heads={self.num_heads}, hidden_size={self.hidden_size}"
-            )
-        height, width = self.feature_size
-        if height < 1 or height % self.patch_size[0] or width < 1 or width % self.patch_size[1]:
-            raise ValueError(
-                f"the patches must fill the image: `patch_size` {self.patch_size} does not divide "
-                f"{self.feature_size}. Received: image_size={self.image_size}"
-            )
-
-    @property
-    def feature_size(self):
-        """(height, width) of what is cut into patches: the image."""
-        return self.image_size
-
-    @property
-    def grid(self):
-        """(h, w): how many patches there are in each direction."""
-        height, width = self.feature_size
-        return height // self.patch_size[0], width // self.patch_size[1]
+from keras_vit.models.classifier import ImageClassifier, classification_head
+from keras_vit.models.features import block_indices, transformer_features
+from keras_vit.models.positions import position_layers
+from keras_vit.models.vit_config import RELATIVE, VisionTransformerConfig
 
 
 @keras.saving.register_keras_serializable(package="keras_vit")
@@ -141,10 +49,14 @@ class VisionTransformer(ImageClassifier):
     """
 
     config_class = VisionTransformerConfig
+    _feature_extractor = staticmethod(transformer_features)
 
     @staticmethod
     def _build_outputs(config, images, policy):
-        return encode(config, images, policy)
+        positions = position_layers(config, policy)
+        tokens = embed(config, images, positions, policy)  # (B, T, D)
+        tokens = encode(config, tokens, positions, policy)  # (B, T, D)
+        return head(config, tokens, policy)  # (B, num_classes)
 
     def attention_weights(self, images, blocks=None):
         """What the heads attend to, computed with the model's own weights.
@@ -157,16 +69,17 @@ class VisionTransformer(ImageClassifier):
             A list with one (B, k, T, T) float32 array for each block; rows sum to 1.
 
         Raises:
-            ValueError: for a block that does not exist.
+            ValueError: for a block that does not exist, or a model with axial attention.
         """
+        if self.config.axial_attention:
+            raise ValueError(
+                "attention weights are those of all tokens for each other. Received: a model with "
+                "axial attention, which has none; `get_layer('encoderblock_0').row` and `.column` "
+                "have `attention_probabilities` along one axis"
+            )
         depth = self.config.depth
-        indices = list(range(depth)) if blocks is None else list(blocks)
-        for index in indices:
-            if not -depth <= index < depth:
-                raise ValueError(
-                    f"`blocks` must be between {-depth} and {depth - 1}. Received: {index}"
-                )
-        layers = [self.get_layer(f"encoderblock_{index % depth}") for index in indices]
+        indices = block_indices(range(depth) if blocks is None else blocks, depth)
+        layers = [self.get_layer(f"encoderblock_{index}") for index in indices]
         inputs_of = keras.Model(self.input, {layer.name: layer.input for layer in layers})
         tokens = inputs_of(images, training=False)
         return [
@@ -175,36 +88,90 @@ class VisionTransformer(ImageClassifier):
         ]
 
 
-def encode(config, features, policy):
-    """Patches, positions, encoder, pooling, head: what follows the image or the hybrid's stem."""
-    x = PatchEmbedding(config.hidden_size, config.patch_size, dtype=policy, name="embedding")(
-        features
-    )  # (B, h, w, D)
+def embed(config, features, positions, policy):
+    """Patches, class token and positions (Eq. 1): (B, H, W, C) -> (B, T, D).
+
+    Args:
+        config: `VisionTransformerConfig`.
+        features: What is cut into patches: the images, or a hybrid's feature map.
+        positions: What `position_layers` returns.
+        policy: dtype policy of the layers.
+    """
+    x = PatchEmbedding(
+        config.hidden_size, config.patch_size, config.patch_bias, dtype=policy, name="embedding"
+    )(features)  # (B, h, w, D)
     x = keras.layers.Reshape((-1, config.hidden_size), dtype=policy, name="tokens")(x)  # (B, N, D)
+    if config.mask_token:
+        x = MaskToken(dtype=policy, name="mask")(x)
+    if config.distillation_token:
+        x = ClassToken(dtype=policy, name="dist")(x)
     if config.class_token:
         x = ClassToken(dtype=policy, name="cls")(x)  # (B, N + 1, D)
-    if config.position_embedding == "learned":
-        x = LearnedPositionEmbedding(dtype=policy, name="posembed_input")(x)
-    elif config.position_embedding == "sincos2d":
-        x = SinCosPositionEmbedding(config.grid, dtype=policy, name="posembed_input")(x)
-    x = Dropout(config.dropout, dtype=policy, name="dropout")(x)
+    if config.num_registers:
+        before = config.class_token + config.distillation_token
+        registers = RegisterTokens(config.num_registers, before, dtype=policy, name="registers")
+        if config.register_positions:
+            x = registers(x)
+    if positions[0] is not None:
+        x = positions[0](x)
+    if config.num_registers and not config.register_positions:
+        x = registers(x)  # (B, T, D)
+    x = Dropout(config.dropout, dtype=policy, name="posembed_dropout")(x)
+    return _layer_norm(config, policy, "pre_norm")(x) if config.pre_norm else x
 
+
+def encode(config, tokens, positions, policy):
+    """The encoder blocks and the last norm (Eq. 2 to 4): (B, T, D) -> (B, T, D).
+
+    Args:
+        config: `VisionTransformerConfig`.
+        tokens: What `embed` returns.
+        positions: What `position_layers` returns.
+        policy: dtype policy of the layers.
+    """
+    x = tokens
     for i in range(config.depth):
-        x = EncoderBlock(
-            config.num_heads,
-            config.mlp_dim,
-            dropout=config.dropout,
-            attention_dropout=config.attention_dropout,
-            stochastic_depth=config.stochastic_depth * i / max(config.depth - 1, 1),
-            gelu=config.gelu,
-            layer_norm_epsilon=config.layer_norm_epsilon,
-            dtype=policy,
-            name=f"encoderblock_{i}",
-        )(x)  # (B, T, D)
-    x = keras.layers.LayerNormalization(
-        epsilon=config.layer_norm_epsilon, dtype=policy, name="encoder_norm"
-    )(x)
+        if i and positions[i] is not None:
+            x = positions[i](x)
+        block = {
+            "num_heads": config.num_heads,
+            "mlp_dim": config.mlp_dim,
+            "dropout": config.dropout,
+            "attention_dropout": config.attention_dropout,
+            "stochastic_depth": config.stochastic_depth * i / max(config.depth - 1, 1),
+            "gelu": config.gelu,
+            "layer_norm_epsilon": config.layer_norm_epsilon,
+            "layer_scale": config.layer_scale,
+            "qkv_bias": config.qkv_bias,
+            "qk_norm": config.qk_norm,
+            "gated_mlp": config.gated_mlp,
+            "relative_positions": RELATIVE.get(config.position_embedding),
+        }
+        name = f"encoderblock_{i}"
+        if config.axial_attention:
+            x = AxialEncoderBlock(config.grid, block, dtype=policy, name=name)(x)
+        else:
+            x = EncoderBlock(**block, dtype=policy, name=name)(x)  # (B, T, D)
+    if config.final_norm != "tokens":
+        return Identity(dtype=policy, name="encoder_norm")(x)
+    return _layer_norm(config, policy, "encoder_norm")(x)
 
+
+def _layer_norm(config, policy, name):
+    return keras.layers.LayerNormalization(
+        epsilon=config.layer_norm_epsilon, dtype=policy, name=name
+    )
+
+
+def head(config, tokens, policy):
+    """Pooling, representation layer and classes: (B, T, D) -> (B, num_classes).
+
+    Args:
+        config: `VisionTransformerConfig`.
+        tokens: What `encode` returns.
+        policy: dtype policy of the layers.
+    """
+    x = tokens
     if config.pooling == "attention":
         x = AttentionPooling(
             config.num_heads,
@@ -215,9 +182,12 @@ def encode(config, features, policy):
             name="pooling",
         )(x)  # (B, D)
     elif config.pooling != "none":
-        x = TokenPooling(config.pooling, dtype=policy, name="pooling")(x)  # (B, D)
+        pooling = "token" if config.pooling == "distillation" else config.pooling
+        x = TokenPooling(pooling, config.num_leading_tokens, dtype=policy, name="pooling")(x)
+    if config.final_norm == "pooled":
+        x = _layer_norm(config, policy, "pooled_norm")(x)  # (B, D)
     if config.representation_size is None:
-        x = keras.layers.Identity(dtype=policy, name="pre_logits")(x)
+        x = Identity(dtype=policy, name="pre_logits")(x)
     else:
         x = keras.layers.Dense(
             config.representation_size,
@@ -226,4 +196,9 @@ def encode(config, features, policy):
             name="pre_logits",
         )(x)  # (B, R)
         x = keras.layers.Activation("tanh", dtype=policy, name="pre_logits_tanh")(x)
-    return classification_head(config, x, policy)
+    outputs = classification_head(config, x, policy)
+    if config.pooling != "distillation":
+        return outputs
+    second = TokenPooling("distillation_token", dtype=policy, name="distillation_pooling")(tokens)
+    second = classification_head(config, second, policy, name="head_dist")
+    return keras.layers.Average(dtype=outputs.dtype, name="head_mean")([outputs, second])

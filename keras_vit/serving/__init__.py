@@ -2,3 +2,7 @@
 
 Import the submodules by name.
 """
+
+from keras_vit.lazy import submodules_of
+
+__getattr__ = submodules_of(__name__)

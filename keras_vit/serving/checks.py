@@ -12,8 +12,10 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_vit.data.decode import decode_image
-from keras_vit.data.preprocess import evaluation_image
+from keras_vit.data.images.decode import decode_image
+from keras_vit.data.images.preprocess import evaluation_image
+from keras_vit.errors import ExportError
+from keras_vit.models.classifier import preprocessing_of
 from keras_vit.serving.forward import FEATURES_LAYER, has_features, last_encoder_block
 
 _PROGRAM = pathlib.Path(__file__).with_name("standalone.py")
@@ -27,10 +29,6 @@ TOLERANCES = {"float32": 1e-5, "jit": 3e-5, "bfloat16": 5e-2, "float16": 4e-3, "
 
 # (height, width, channels) of the images that an export is checked on.
 _SAMPLE_SIZES = ((48, 64, 3), (64, 48, 3), (33, 57, 1))
-
-
-class ExportError(RuntimeError):
-    """An export that was not published because it does not compute what the model computes."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,12 +98,12 @@ def check_saved_model(folder, model, options):
 
 
 def _cases(model, encoded, images, options):
-    prepared = [evaluation_image(decode_image(e), model.preprocessing) for e in encoded]
+    prepared = [evaluation_image(decode_image(e), preprocessing_of(model)) for e in encoded]
     tensors = tf.stack(prepared).numpy()
     # In batches of the same size, by which the libraries below choose their kernels: a BiT-R50x1
     # differs by 3e-5 between batches of 1 and of 8.
     expected = reference_outputs(model, tensors, options.attention)
-    image = evaluation_image(images[0], model.preprocessing)[tf.newaxis].numpy()
+    image = evaluation_image(images[0], preprocessing_of(model))[tf.newaxis].numpy()
     cases = {f"image_{i}": np.frombuffer(data, np.uint8) for i, data in enumerate(encoded)}
     cases |= {
         "images": images,

@@ -8,6 +8,8 @@ import platform
 import keras
 import tensorflow as tf
 
+from keras_vit.models.classifier import preprocessing_of
+from keras_vit.models.pixel_model import network_of
 from keras_vit.serving import server_files
 from keras_vit.serving.checks import CheckReport, check_saved_model
 from keras_vit.serving.forward import tensorflow_forward
@@ -38,7 +40,7 @@ def export(
     warm_up=False,
     batching=False,
 ):
-    """Writes a model as a SavedModel that takes JPEG or PNG bytes, `directory/<version>/`.
+    """Writes a model as a SavedModel that takes the bytes of image files, `directory/<version>/`.
 
     The version is one above the highest there.  It is written under another name, run in a process
     with TensorFlow alone, compared with the model, and renamed when it is complete, so that a
@@ -52,13 +54,14 @@ def export(
     `attention`, if asked for, what the heads of the last encoder block attend to, (B, k, T, T).
 
     Args:
-        model: functional `keras.Model` from (B, h, w, 3) images to (B, C) logits, with attributes
-            `preprocessing` and, optionally, `class_names`, `config` and `origin`.
+        model: functional `keras.Model` from (B, h, w, 3) images to (B, C) logits, of this
+            package or cut from one, or with an attribute `preprocessing`; optionally with
+            `class_names`, `config` and `origin`.
         directory: folder of the versions; it is made if needed.
         class_names: C names; None takes the model's own, or the numbers of the classes.
         metrics: a dict of plain values about the model's quality, for `assets/model.json`.
         top_k: see `keras_vit.serving.options.ServingOptions`, as for all up to `quantization`.
-        activation: `"softmax"` or `"sigmoid"`.
+        activation: `"softmax"`, `"sigmoid"`, or `"none"` for the logits themselves.
         on_bad_image: `"error"` or `"mark"`.
         max_batch_size: images in a request.
         max_pixels: pixels of an image.
@@ -109,6 +112,9 @@ def export_with_report(
     model, directory, options, *, class_names=None, metrics=None, warm_up=False, batching=False
 ) -> tuple[pathlib.Path, CheckReport]:
     """`export` with its options as one value; returns what the check saw, too."""
+    if not isinstance(model, keras.Model):
+        raise TypeError(f"`model` must be a keras.Model. Received: {type(model).__name__}")
+    model = network_of(model)
     num_classes = checked_num_classes(model)
     names = checked_class_names(class_names, model, num_classes)
     options = dataclasses.replace(options, top_k=min(options.top_k, num_classes))
@@ -121,7 +127,7 @@ def export_with_report(
         )
     module = ServingModule(
         *tensorflow_forward(model, options),
-        model.preprocessing,
+        preprocessing_of(model),
         names or [str(class_id) for class_id in range(num_classes)],
         options,
     )
@@ -134,7 +140,7 @@ def export_with_report(
         assets.mkdir(exist_ok=True)
         (assets / MODEL_JSON).write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
         if warm_up:
-            server_files.write_requests(temporary, model.preprocessing.image_size, description)
+            server_files.write_requests(temporary, preprocessing_of(model).image_size, description)
         report = check_saved_model(temporary, model, options)
         version = publish()
     if batching:
@@ -161,7 +167,7 @@ def describe(model, class_names, metrics, options, signatures):
         "name": model.name,
         "model": type(model).__name__,
         "config": dataclasses.asdict(config) if dataclasses.is_dataclass(config) else None,
-        "preprocessing": dataclasses.asdict(model.preprocessing),
+        "preprocessing": dataclasses.asdict(preprocessing_of(model)),
         "num_classes": int(model.outputs[0].shape[-1]),
         "class_names": class_names,
         **options,
@@ -182,13 +188,10 @@ def checked_num_classes(model):
     """C of a model that can be exported.
 
     Raises:
-        ValueError: for a model without `preprocessing`, without (B, C) logits or RGB input.
+        ValueError: for a model whose preprocessing is not known, without (B, C) logits or RGB
+            input.
     """
-    if not hasattr(model, "preprocessing"):
-        raise ValueError(
-            "`model` must have a `preprocessing`, as the models of keras_vit do. "
-            f"Received: {type(model).__name__} {model.name!r}"
-        )
+    preprocessing = preprocessing_of(model)
     config = getattr(model, "config", None)
     if (
         len(model.outputs) != 1
@@ -200,7 +203,7 @@ def checked_num_classes(model):
             f"{[tuple(output.shape) for output in model.outputs]}, num_classes="
             f"{getattr(config, 'num_classes', None)}; make it with a head and a pooling"
         )
-    expected = (None, *model.preprocessing.image_size, 3)
+    expected = (None, *preprocessing.image_size, 3)
     received = [tuple(tensor.shape) for tensor in model.inputs]
     if received != [expected]:
         raise ValueError(f"`model` must take images {expected}. Received inputs: {received}")

@@ -2,9 +2,9 @@
 
 import dataclasses
 
-from keras_vit.data.decode import MAX_PIXELS
+from keras_vit.data.images.image_problems import MAX_JPEG_PIXELS, MAX_PIXELS
 
-ACTIVATIONS = ("softmax", "sigmoid")
+ACTIVATIONS = ("softmax", "sigmoid", "none")
 BAD_IMAGE_RULES = ("error", "mark")
 DTYPES = ("float32", "bfloat16")
 QUANTIZATIONS = ("int8",)
@@ -16,7 +16,8 @@ class ServingOptions:
 
     Args:
         top_k: number of classes in an answer; at most C are given.
-        activation: one of `ACTIVATIONS`, makes probabilities of the logits.
+        activation: one of `ACTIVATIONS`, makes probabilities of the logits; `"none"` leaves them as
+            they are.
         on_bad_image: `"error"` fails a request that holds an image that cannot be decoded, with a
             message that names its index; `"mark"` says why in the output `error` of that image,
             whose scores are zeros, and answers all others.
@@ -47,6 +48,11 @@ class ServingOptions:
         for name in ("top_k", "max_batch_size", "max_pixels"):
             if getattr(self, name) < 1:
                 raise ValueError(f"`{name}` must be at least 1. Received: {getattr(self, name)}")
+        if self.max_pixels > MAX_JPEG_PIXELS:
+            raise ValueError(
+                f"`max_pixels` must be at most {MAX_JPEG_PIXELS}, which no JPEG exceeds. "
+                f"Received: {self.max_pixels}"
+            )
         for name, known in (
             ("activation", ACTIVATIONS),
             ("on_bad_image", BAD_IMAGE_RULES),

@@ -20,7 +20,7 @@ def check_installed():
     if importlib.util.find_spec("tensorflow_serving") is None:
         raise ImportError(
             "warm-up requests are official protos of tensorflow-serving-api, which is not "
-            "installed; `pip install 'keras-vit[serve]'`"
+            "installed; `pip install 'keras-vision-transformer[serve]'`"
         )
 
 

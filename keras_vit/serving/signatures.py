@@ -8,10 +8,11 @@ model; `tf.ensure_shape` at the beginning of every function turns these into an 
 
 import tensorflow as tf
 
-from keras_vit.data.preprocess import evaluation_image, resize_problem
-from keras_vit.serving.images import try_prepare_image
+from keras_vit.data.images.each import for_each
+from keras_vit.data.images.preprocess import evaluation_image, resize_problem
+from keras_vit.data.images.try_prepare import try_prepare_image
 
-PROBABILITIES = {"softmax": tf.nn.softmax, "sigmoid": tf.nn.sigmoid}
+PROBABILITIES = {"softmax": tf.nn.softmax, "sigmoid": tf.nn.sigmoid, "none": tf.identity}
 
 
 class ServingModule(tf.Module):
@@ -64,7 +65,7 @@ class ServingModule(tf.Module):
         rules.append(_require(tf.equal(problem, ""), problem))
         with tf.control_dependencies(rules):
             images = tf.identity(images)
-        tensors = _map(lambda image: evaluation_image(image, self._preprocessing), images)
+        tensors = for_each(lambda image: evaluation_image(image, self._preprocessing), images)
         return self._answer(self._functions["logits"](tensors))
 
     def _logits(self, tensors):
@@ -100,7 +101,7 @@ class ServingModule(tf.Module):
         def prepare(encoded):
             return try_prepare_image(encoded, self._preprocessing, self._options.max_pixels)
 
-        tensors, problems = _map(prepare, self._checked(image_bytes, (None,)))
+        tensors, problems = for_each(prepare, self._checked(image_bytes, (None,)))
         if self._options.on_bad_image == "mark":
             return tensors, problems
         bad = tf.where(tf.not_equal(problems, ""))[:, 0]
@@ -144,15 +145,3 @@ def _function(function, spec):
 
 def _require(condition, *message):
     return tf.debugging.Assert(condition, [tf.strings.join(message)])
-
-
-def _map(function, batch):
-    """Stacks the function's results for the elements of a batch of at least one.
-
-    tf.data, because its graphs are not rewritten: elsewhere a division becomes a product with the
-    reciprocal, and the pixels differ from those of evaluation in the last bit.
-    """
-    results = tf.data.Dataset.from_tensor_slices(batch).map(
-        function, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
-    )
-    return results.batch(tf.shape(batch, tf.int64)[0]).get_single_element()

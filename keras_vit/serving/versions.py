@@ -3,10 +3,15 @@
 import contextlib
 import os
 import pathlib
+import re
 import shutil
 import uuid
 
+from keras_vit import files
+
 MODEL_FILE = "saved_model.pb"
+# What a server takes as a version: a folder of this name, a 64-bit number.
+_VERSION = re.compile(r"[0-9]{1,18}")
 
 
 @contextlib.contextmanager
@@ -25,8 +30,10 @@ def new_version(directory):
         number and returns the path that it has then.
 
     Raises:
+        ValueError: for an empty path.
         OSError: if the folder cannot be written.
     """
+    files.check_not_empty_path(directory, "the export's folder")
     directory = pathlib.Path(directory)
     missing = [folder for folder in (directory, *directory.parents) if not folder.exists()]
     temporary = directory / f".tmp-{uuid.uuid4().hex}"
@@ -42,7 +49,7 @@ def new_version(directory):
 
 def _publish(temporary, directory):
     for path in (*temporary.rglob("*"), temporary):
-        _sync(path)
+        files.sync(path)
     version = next_version(directory)
     while True:
         target = directory / str(version)
@@ -54,14 +61,14 @@ def _publish(temporary, directory):
                 raise
             version += 1
             continue
-        _sync(directory)
+        files.sync(directory)
         return target
 
 
 def next_version(directory):
     """One above the highest version in a folder; 1 where there is none."""
     names = (path.name for path in pathlib.Path(directory).iterdir())
-    return 1 + max((int(name) for name in names if name.isascii() and name.isdigit()), default=0)
+    return 1 + max((int(name) for name in names if _VERSION.fullmatch(name)), default=0)
 
 
 def latest_version(directory):
@@ -85,11 +92,3 @@ def latest_version(directory):
 def folder_bytes(folder):
     """The size of all files of a folder."""
     return sum(path.stat().st_size for path in pathlib.Path(folder).rglob("*") if path.is_file())
-
-
-def _sync(path):
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

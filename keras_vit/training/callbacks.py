@@ -1,44 +1,15 @@
 """Keras callbacks of a run; each also works in a `fit` of your own."""
 
-import contextlib
 import math
 import sys
 
 import keras
 from absl import logging
 
-from keras_vit.evaluation.classification import evaluate_batches, evaluation_batches
+from keras_vit.errors import TrainingError
+from keras_vit.evaluators.base import Every, check_evaluators
+from keras_vit.evaluators.classification import Classification
 from keras_vit.training.optimizers import averaged_weights
-
-_IMAGES_A_LINE = 50_000
-
-
-class TrainingError(RuntimeError):
-    """A training that cannot go on."""
-
-
-@contextlib.contextmanager
-def image_progress(total):
-    """Shows on stderr how many of `total` images are done, in the log where that is no terminal.
-
-    Yields:
-        A function to call after each.
-    """
-    if sys.stderr.isatty():
-        import tqdm
-
-        with tqdm.tqdm(total=total, desc="checking", unit="image", leave=False) as bar:
-            yield bar.update
-        return
-    count = 0
-
-    def advance():
-        nonlocal count
-        count += 1
-        if count % _IMAGES_A_LINE == 0:
-            logging.info("%d of %d images checked", count, total)
-
-    yield advance
 
 
 class StopAfter(keras.callbacks.Callback):
@@ -112,37 +83,60 @@ class RequireFiniteLoss(keras.callbacks.Callback):
         )
 
 
-class Validation(keras.callbacks.Callback):
-    """Adds `val_accuracy` and `val_loss` to the logs of each epoch, each image counted once.
+class Evaluate(keras.callbacks.Callback):
+    """Adds what evaluators measure to the logs of each epoch, as `name/key`.
 
-    It is the moving average of the weights that is evaluated, where the optimizer keeps one.
-    Keras's own `validation_data` weighs a padded last batch like a full one.  Put it before the
-    callbacks that read the logs.
+    It is the moving average of the weights that is evaluated, where the optimizer keeps one.  What
+    the evaluator "validation" measures is there as `val_key` too, as Keras's callbacks know it.
+    Put it before the callbacks that read the logs.
 
     Args:
-        info: a `DatasetInfo`.
-        split: the split's name.
-        batch_size: images in one call of the model.
-        between: called before each batch, `ExactResume.check_signals` for example; or None.
+        evaluators: List of `keras_vit.evaluators.base.Evaluator`, or `Every`.
+        report_steps: Number of steps in an epoch; with `Every` only.
+        total_steps: Number of steps of the training; with `Every` only.
+        model: The model to evaluate, if not the one that is trained; it shares the weights.
+    """
+
+    def __init__(self, evaluators, report_steps=1, total_steps=None, model=None):
+        super().__init__()
+        check_evaluators(evaluators)
+        self.evaluators = list(evaluators)
+        self.report_steps = report_steps
+        self.total_steps = total_steps
+        self._evaluated = model
+
+    def on_epoch_end(self, epoch, logs=None):
+        model = self.model if self._evaluated is None else self._evaluated
+        step = (epoch + 1) * self.report_steps
+        if self.total_steps is not None:
+            step = min(step, self.total_steps)
+        with averaged_weights(self.model):
+            for evaluator in self.evaluators:
+                if isinstance(evaluator, Every):
+                    if not evaluator.is_due(step, self.total_steps, self.report_steps):
+                        continue
+                    evaluator = evaluator.evaluator
+                for key, value in evaluator.run(model).items():
+                    logs[f"{evaluator.name}/{key}"] = float(value)
+                    if evaluator.name == "validation":
+                        logs[f"val_{key}"] = float(value)
+
+
+class Validation(Evaluate):
+    """`Evaluate` with accuracy and loss on a split, each image counted once.
+
+    Keras's own `validation_data` weighs a padded last batch like a full one.
+
+    Args:
+        info: A `DatasetInfo`.
+        split: Name of the split.
+        batch_size: Images in one call of the model.
+        between: Called before each batch, `ExactResume.check_signals` for example; or None.
     """
 
     def __init__(self, info, split, batch_size, between=None):
-        super().__init__()
-        self.info = info
-        self.split = split
-        self.batch_size = batch_size
-        self.between = between
-        self._batches = None
-
-    def on_epoch_end(self, epoch, logs=None):
-        if self._batches is None:
-            self._batches = evaluation_batches(
-                self.model, self.info, self.split, self.batch_size, repeated=True
-            )
-        with averaged_weights(self.model):
-            metrics = evaluate_batches(self.model, self._batches, between=self.between)
-        if logs is not None:
-            logs["val_loss"], logs["val_accuracy"] = metrics["loss"], metrics["accuracy"]
+        options = {"dataset": info, "batch_size": batch_size, "between": between}
+        super().__init__([Classification(split, name="validation", **options)])
 
 
 class Progress(keras.callbacks.Callback):
@@ -154,7 +148,7 @@ class Progress(keras.callbacks.Callback):
         total_steps: number of steps of the training.
         title: what is being done.
         start_step: number of steps that were done before, by another process.
-        waiting: a `keras_vit.data.waiting.WaitingShare` over the data, whose share is shown, or
+        waiting: a `keras_vit.data.input_wait.WaitingShare` over the data, whose share is shown, or
             None.
     """
 
@@ -181,7 +175,11 @@ class Progress(keras.callbacks.Callback):
             self._bar.update()
 
     def on_epoch_end(self, epoch, logs=None):
-        numbers = {name: f"{float(value):.4g}" for name, value in (logs or {}).items()}
+        numbers = {
+            name: f"{float(value):.4g}"
+            for name, value in (logs or {}).items()
+            if not name.startswith("validation/")  # there as `val_` too
+        }
         if self.waiting is not None:
             numbers["waiting for data"] = f"{100 * self.waiting.share:.0f} %"
         if self._bar is not None:

@@ -4,6 +4,7 @@ Shapes: B batch, C classes.
 """
 
 import keras
+from absl import logging
 
 
 class _Crossentropy(keras.losses.Loss):
@@ -47,6 +48,13 @@ class SoftmaxCrossentropy(_Crossentropy):
     """
 
     def call(self, y_true, y_pred):
+        if y_pred.shape[-1] == 1:
+            logging.log_first_n(
+                logging.WARNING,
+                "the softmax of one logit is always 1, so that this loss is 0 and trains nothing; "
+                "use SigmoidCrossentropy (in a recipe loss='sigmoid'), or two classes",
+                1,
+            )
         share = self.label_smoothing / y_pred.shape[-1]
         targets = _targets(y_true, y_pred) * (1.0 - self.label_smoothing) + share
         return -keras.ops.sum(targets * keras.ops.log_softmax(y_pred), axis=-1)  # (B,)
@@ -65,7 +73,8 @@ class SigmoidCrossentropy(_Crossentropy):
         dtype: of the computation.
 
     Call arguments:
-        y_true: (B,) integer labels, or (B, C) shares of the classes, as mixed images have.
+        y_true: (B,) integer labels, or (B, C) shares of the classes, as mixed images have.  With
+            one logit (B,) or (B, 1), the targets in [0, 1] themselves.
         y_pred: (B, C) logits.
 
     Returns:
@@ -73,7 +82,10 @@ class SigmoidCrossentropy(_Crossentropy):
     """
 
     def call(self, y_true, y_pred):
-        hot = _targets(y_true, y_pred)
+        if y_pred.shape[-1] == 1:
+            hot = keras.ops.cast(keras.ops.reshape(y_true, (-1, 1)), y_pred.dtype)
+        else:
+            hot = _targets(y_true, y_pred)
         targets = hot * (1.0 - 2.0 * self.label_smoothing) + self.label_smoothing
         positive = keras.ops.log_sigmoid(y_pred)
         negative = keras.ops.log_sigmoid(-y_pred)

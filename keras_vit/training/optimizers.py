@@ -8,11 +8,13 @@ They differ from Keras's own where that changes the numbers:
 - Adam's epsilon is added to the corrected second moment's root, as in optax.
 - The first moment may be kept in bfloat16, in half the memory.
 - The norm of the whole gradient, before clipping, is kept in the variable `gradient_norm`.
-- A gradient whose norm is not finite is refused: of that step only `iterations`, `gradient_norm`
-  and the scale of the loss change.
 - `dynamic_loss_scale` is what float16 needs: the loss is multiplied by a variable, and the gradient
   divided by it.  One that overflows halves the scale, 2000 in a row that do not double it.
   (Keras's `LossScaleOptimizer` around these would hide their averages and their norm.)
+
+A step whose gradient is not finite is refused by the training step of this package's models
+(`keras_vit.train_step.guard`), with these optimizers and Keras's alike; in a training step of
+another kind nothing is refused.
 """
 
 import contextlib
@@ -20,6 +22,8 @@ import contextlib
 import keras
 from keras import ops
 
+from keras_vit.train_step import guard
+from keras_vit.training.recipe_objects import copied
 from keras_vit.training.schedules import WarmupDecay
 
 MOMENTUM_DTYPES = ("float32", "bfloat16")
@@ -54,8 +58,10 @@ class _Optimizer(keras.optimizers.Optimizer):
             self.steps_since_overflow = self._add_scalar("steps_since_overflow")
         self.momentums = [self._first_moment(variable) for variable in variables]
         # Keras's begin at 0 and are set by the first update, which may be refused.
-        for variable, average in zip(variables, self._averages(), strict=False):
-            average.assign(ops.copy(variable))
+        if self.use_ema:
+            averages = self._model_variables_moving_average
+            for variable, average in zip(variables, averages, strict=False):
+                average.assign(ops.copy(variable))
 
     def _add_scalar(self, name):
         return self.add_variable((), dtype="float32", aggregation="only_first_replica", name=name)
@@ -73,9 +79,6 @@ class _Optimizer(keras.optimizers.Optimizer):
         scale = self.loss_scale if self.built else FIRST_LOSS_SCALE
         return loss * ops.cast(scale, loss.dtype)
 
-    def _averages(self):
-        return self._model_variables_moving_average if self.use_ema else ()
-
     def _first_moment(self, variable):
         # TensorFlow cannot send bfloat16 between workers: there its values are kept in float32.
         dtype = "float32" if _has_several_workers() else self.momentum_dtype
@@ -86,100 +89,22 @@ class _Optimizer(keras.optimizers.Optimizer):
             name=f"{variable.path.replace('/', '_')}_momentum",
         )
 
-    def _backend_apply_gradients(self, grads, trainable_variables):
-        apply = super()._backend_apply_gradients
-        if self.gradient_accumulation_steps or _num_replicas() > 1:
-            apply(grads, trainable_variables)  # `_accepted` refuses, on several replicas
-            return
-        grads = self._measured_and_clipped(grads)
-        if keras.backend.backend() == "jax":  # `stateless_apply` refuses
-            apply(grads, trainable_variables)
-            return
-        ops.cond(
-            ops.isfinite(self.gradient_norm),
-            lambda: apply(grads, trainable_variables),
-            lambda: None,
-        )
-
-    def stateless_apply(self, optimizer_variables, grads, trainable_variables):
-        before = (trainable_variables, optimizer_variables)
-        after = super().stateless_apply(optimizer_variables, grads, trainable_variables)
-        places = {id(variable): i for i, variable in enumerate(self.variables)}
-        always = {places[id(self.iterations)]}
-        always |= {places[id(variable)] for variable in self.measures.values()}
-        if self.dynamic_loss_scale:
-            always.add(places[id(self.steps_since_overflow)])
-        is_finite = ops.isfinite(after[1][places[id(self.gradient_norm)]])
-        trainable = [
-            ops.where(is_finite, new, old) for new, old in zip(after[0], before[0], strict=True)
-        ]
-        others = [
-            new if i in always else ops.where(is_finite, new, old)
-            for i, (new, old) in enumerate(zip(after[1], before[1], strict=True))
-        ]
-        return trainable, others
-
     def _clip_gradients(self, grads):
-        if self.gradient_accumulation_steps and _num_replicas() == 1:
-            return self._measured_and_clipped(grads)
-        return grads
+        """For training steps of another kind; the guard switches it off."""
+        return guard.check(self, grads)[0]
 
-    def _all_reduce_sum_gradients(self, grads_and_vars):
-        """The whole gradient, clipped (Keras clips each replica's part before it adds them)."""
-        grads_and_vars = super()._all_reduce_sum_gradients(grads_and_vars)
-        if _num_replicas() == 1:
-            return grads_and_vars
-        grads, variables = zip(*grads_and_vars, strict=True)
-        return list(zip(self._measured_and_clipped(grads), variables, strict=True))
+    def adapt_loss_scale(self, is_finite):
+        """Halves the scale after a gradient that overflows, and doubles it after many that do not.
 
-    def _measured_and_clipped(self, grads):
-        if self.dynamic_loss_scale:
-            scale = ops.convert_to_tensor(self.loss_scale)
-            grads = [None if g is None else g / ops.cast(scale, g.dtype) for g in grads]
-        squares = [ops.sum(ops.square(ops.cast(g, "float32"))) for g in grads if g is not None]
-        norm = ops.sqrt(sum(squares))
-        self.gradient_norm.assign(norm)
-        if self.dynamic_loss_scale:
-            self._adapt_loss_scale(ops.isfinite(norm))
-        if self.global_clipnorm is None:
-            return super()._clip_gradients(grads)
-        # 1 where the norm is small enough, and NaN where it is NaN.
-        scale = self.global_clipnorm / ops.maximum(norm, self.global_clipnorm)
-        return [None if g is None else g * ops.cast(scale, g.dtype) for g in grads]
-
-    def _adapt_loss_scale(self, is_finite):
+        Args:
+            is_finite: Whether the gradient of this step was finite, a scalar.
+        """
         lowest, highest = LOSS_SCALES
         count = ops.where(is_finite, self.steps_since_overflow + 1.0, 0.0)
         is_time = count >= STEPS_TO_DOUBLE
         factor = ops.where(is_finite, ops.where(is_time, 2.0, 1.0), 0.5)
         self.loss_scale.assign(ops.clip(self.loss_scale * factor, lowest, highest))
         self.steps_since_overflow.assign(ops.where(is_time, 0.0, count))
-
-    # On several replicas, where no branch may hold what they do together.
-
-    def assign(self, variable, value):
-        super().assign(variable, self._accepted(value, variable))
-
-    def assign_sub(self, variable, value):
-        super().assign_sub(variable, self._accepted(value, ops.zeros_like(value)))
-
-    def _accepted(self, new, old):
-        if _num_replicas() == 1:
-            return new
-        return ops.where(ops.isfinite(self.gradient_norm), ops.cast(new, old.dtype), old)
-
-    def _apply_weight_decay(self, variables):
-        """Done by `update_step`, when it is known whether the gradient is refused."""
-
-    def _decay(self, variable, learning_rate):
-        if self.weight_decay is not None and self._use_weight_decay(variable):
-            self.assign_sub(variable, variable * self.weight_decay * learning_rate)
-
-    def _update_model_variables_moving_average(self, trainable_variables):
-        factor = ops.where(ops.equal(self.iterations, 0), 0.0, self.ema_momentum)
-        for variable, average in zip(trainable_variables, self._averages(), strict=False):
-            new = factor * average + (1.0 - factor) * variable
-            average.assign(self._accepted(new, average))
 
     def finalize_variable_values(self, var_list):
         super().finalize_variable_values(var_list)
@@ -191,14 +116,6 @@ class _Optimizer(keras.optimizers.Optimizer):
     def get_config(self):
         own = {name: getattr(self, name) for name in ("momentum_dtype", "dynamic_loss_scale")}
         return {**super().get_config(), **own}
-
-
-def _num_replicas():
-    if keras.backend.backend() != "tensorflow":
-        return 1
-    import tensorflow as tf
-
-    return tf.distribute.get_strategy().num_replicas_in_sync
 
 
 def _has_several_workers():
@@ -252,7 +169,6 @@ class SGD(_Optimizer):
         trace = self.momentums[self._get_variable_index(variable)]
         gradient = ops.cast(gradient, variable.dtype)
         learning_rate = ops.cast(learning_rate, variable.dtype)
-        self._decay(variable, learning_rate)
         new_trace = gradient + _decayed(trace, self.momentum, self.momentum_dtype, variable.dtype)
         self.assign(trace, ops.cast(ops.cast(new_trace, self.momentum_dtype), trace.dtype))
         self.assign_sub(variable, learning_rate * new_trace)
@@ -315,7 +231,6 @@ class AdamW(_Optimizer):
         moment, velocity = self.momentums[index], self.velocities[index]
         gradient = ops.cast(gradient, variable.dtype)
         learning_rate = ops.cast(learning_rate, variable.dtype)
-        self._decay(variable, learning_rate)
         count = ops.cast(self.iterations + 1, variable.dtype)
         new_moment = (1 - self.beta_1) * gradient
         new_moment = new_moment + _decayed(moment, self.beta_1, self.momentum_dtype, variable.dtype)
@@ -333,7 +248,9 @@ class AdamW(_Optimizer):
 
 
 def make_schedule(recipe, total_steps):
-    """The recipe's `WarmupDecay` for a run of that many updates."""
+    """The recipe's schedule for a run of that many updates."""
+    if recipe.schedule is not None:
+        return recipe.schedule
     return WarmupDecay(
         recipe.learning_rate,
         total_steps,
@@ -359,9 +276,17 @@ def make_optimizer(recipe, total_steps, variables, dynamic_loss_scale=False):
     Raises:
         ValueError: where the recipe's warm-up leaves no step.
     """
-    make = {"sgd": SGD, "adamw": AdamW}[recipe.optimizer]
+    if not isinstance(recipe.optimizer, str):
+        # A new one in the scope of the strategy; its schedule may be of a class of the user's.
+        rate = recipe.schedule or recipe.optimizer._learning_rate
+        is_schedule = isinstance(rate, keras.optimizers.schedules.LearningRateSchedule)
+        optimizer = copied(recipe.optimizer, **({"learning_rate": rate} if is_schedule else {}))
+        optimizer.build(variables)
+        return optimizer
+    make, betas = {"sgd": (SGD, {}), "adamw": (AdamW, {"beta_2": recipe.beta_2})}[recipe.optimizer]
     optimizer = make(
         make_schedule(recipe, total_steps),
+        **betas,
         weight_decay=recipe.weight_decay or None,
         global_clipnorm=recipe.global_clipnorm,
         momentum_dtype=recipe.momentum_dtype,
@@ -377,13 +302,22 @@ def make_optimizer(recipe, total_steps, variables, dynamic_loss_scale=False):
     return optimizer
 
 
+def rate_at(optimizer, step):
+    """The learning rate of an optimizer in a step, counted from 0; a float."""
+    optimizer = getattr(optimizer, "inner_optimizer", optimizer)
+    rate = optimizer._learning_rate
+    if isinstance(rate, keras.optimizers.schedules.LearningRateSchedule):
+        return float(rate(step))
+    return float(ops.convert_to_numpy(optimizer.learning_rate))
+
+
 @contextlib.contextmanager
 def averaged_weights(model):
     """Gives a model the moving average of its weights for the length of a block.
 
     Nothing happens where its optimizer keeps none.  Use it between steps only.
     """
-    optimizer = model.optimizer
+    optimizer = getattr(model.optimizer, "inner_optimizer", model.optimizer)
     if optimizer is None or not getattr(optimizer, "use_ema", False):
         yield
         return

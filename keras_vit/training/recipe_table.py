@@ -6,8 +6,12 @@ Imports nothing heavy, so that the command's help can list them.
 import dataclasses
 import difflib
 import fnmatch
+import os
 
-from keras_vit.training.recipes import Recipe, check_field
+from keras_vit.training.recipe import Recipe, check_field
+from keras_vit.training.recipe_file import find_recipe
+from keras_vit.training.recipe_rules import LOW_RATES, RULES
+from keras_vit.training.recipes_without_labels import RECIPES as WITHOUT_LABELS
 
 # The ViT of the digits: the paper's, with small sizes, mean pooling and no class token.
 _DIGITS_MODEL = {
@@ -65,7 +69,6 @@ _TABLE4 = {
     "augmentation": "crop_flip",
     "image_size": 384,
 }
-_LOW_RATES = (0.001, 0.003, 0.01, 0.03)
 
 # vit_jax/configs/common.py: as Table 4, in 8 micro-batches, with the momentum in bfloat16.
 _COMMON = {
@@ -182,7 +185,7 @@ RECIPES = {
         steps=10_000,
         warmup_steps=500,
         learning_rate=0.01,
-        learning_rates=_LOW_RATES,
+        learning_rates=LOW_RATES,
         **_TABLE4,
     ),
     "table4_pets_flowers": Recipe(
@@ -191,7 +194,7 @@ RECIPES = {
         steps=500,
         warmup_steps=100,
         learning_rate=0.01,
-        learning_rates=_LOW_RATES,
+        learning_rates=LOW_RATES,
         **_TABLE4,
     ),
     "table4_vtab": Recipe(
@@ -201,7 +204,8 @@ RECIPES = {
         warmup_steps=500,
         learning_rate=0.01,
         learning_rates=(0.01,),
-        **_TABLE4,
+        # BiT's protocol, which the paper follows: each task's own, so that labels stay true.
+        **{**_TABLE4, "augmentation": "bit_by_task"},
     ),
     # Table 2 and section 4.1: larger images, and Polyak averaging of the weights.
     "table2_imagenet_l16": Recipe(
@@ -263,47 +267,8 @@ RECIPES = {
     "augreg_i21k_s16": Recipe(model="ViT-S/16", augmentation="augreg_light1", **_AUGREG_I21K),
     "augreg_i21k_b": Recipe(model="ViT-B/16", augmentation="augreg_light2", **_AUGREG_I21K),
     "augreg_i21k_l16": Recipe(model="ViT-L/16", augmentation="augreg_medium2", **_AUGREG_I21K),
+    **WITHOUT_LABELS,
 }
-
-
-def bit_hyperrule(num_examples, source_size=None):
-    """The fine-tuning that depends on nothing but the data set (arXiv:1912.11370, section 3.3).
-
-    Args:
-        num_examples: of the training split; the length of the schedule follows from it.
-        source_size: (height, width) of the data set's images if all are of one size, else None.
-
-    Returns:
-        A `Recipe`.
-
-    >>> bit_hyperrule(50_000, (32, 32)).image_size
-    (128, 128)
-    """
-    if num_examples < 20_000:
-        warmup, *boundaries, steps = 100, 200, 300, 400, 500
-    elif num_examples < 500_000:
-        warmup, *boundaries, steps = 500, 3000, 6000, 9000, 10_000
-    else:
-        warmup, *boundaries, steps = 500, 6000, 12_000, 18_000, 20_000
-    small = source_size is not None and source_size[0] * source_size[1] < 96 * 96
-    mixed = "_mixup" if num_examples >= 20_000 else ""
-    return Recipe(
-        source="BiT-HyperRule",
-        steps=steps,
-        warmup_steps=warmup,
-        decay="staircase",
-        boundaries=boundaries,
-        learning_rate=0.003,
-        batch_size=512,
-        optimizer="sgd",
-        global_clipnorm=None,
-        image_size=128 if small else 480,
-        augmentation=f"bit_{'160_128' if small else '512_480'}{mixed}",
-    )
-
-
-# Recipes that depend on the data set: functions of (number of examples, images' size or None).
-RULES = {"bit_hyperrule": bit_hyperrule}
 
 
 def list_recipes(pattern="*"):
@@ -318,13 +283,15 @@ def list_recipes(pattern="*"):
     return [name for name in (*RECIPES, *RULES) if fnmatch.fnmatchcase(name, pattern)]
 
 
-def get_recipe(recipe, *, num_examples=None, source_size=None, **overrides):
+def get_recipe(recipe, *, num_examples=None, source_size=None, has_accelerator=True, **overrides):
     """A recipe by name, with some of its fields changed.
 
     Args:
-        recipe: a name of `list_recipes()`, or a `Recipe`.
+        recipe: a name of `list_recipes()`, a `Recipe`, or a file with one, as `find_recipe` takes
+            it: a run's own `recipe.json`, or a Python file, which is run.
         num_examples: of the training split; only the rules need it.
         source_size: (height, width) of the data set's images if all are of one size; for the rules.
+        has_accelerator: whether a GPU or TPU is there; for the rules.
         **overrides: fields of `Recipe`.  `steps` replaces `epochs`, and the other way round.
 
     Returns:
@@ -335,18 +302,22 @@ def get_recipe(recipe, *, num_examples=None, source_size=None, **overrides):
     """
     for field in overrides:
         check_field(field)
-    if recipe in RULES:
-        if num_examples is None:
-            raise ValueError(
-                f"{recipe} depends on the data set: give `num_examples`. Received: None"
-            )
-        recipe = RULES[recipe](num_examples, source_size)
+    if isinstance(recipe, str | os.PathLike):
+        recipe = find_recipe(os.fspath(recipe))
+    # A recipe of lists, such as `metrics`, has no hash to look for.
     if not isinstance(recipe, Recipe):
-        if recipe not in RECIPES:
+        if recipe in RULES:
+            if num_examples is None:
+                raise ValueError(
+                    f"{recipe} depends on the data set: give `num_examples`. Received: None"
+                )
+            recipe = RULES[recipe](num_examples, source_size, has_accelerator)
+        elif recipe in RECIPES:
+            recipe = RECIPES[recipe]
+        else:
             names = list_recipes()
             close = difflib.get_close_matches(str(recipe), names, n=3) or sorted(names)
             raise ValueError(f"there is no recipe {recipe!r}. Close: {', '.join(close)}")
-        recipe = RECIPES[recipe]
     for given, other in (("steps", "epochs"), ("epochs", "steps")):
         if overrides.get(given) is not None and other not in overrides:
             overrides = {**overrides, other: None}

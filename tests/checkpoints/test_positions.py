@@ -1,11 +1,15 @@
 """Position resizing against scipy's zoom, which the official code calls, and hand-worked cases."""
 
+import pathlib
+
 import numpy as np
 import pytest
 import scipy.ndimage
 
-from keras_vit.checkpoints.positions import interpolation_matrix, resize_positions
+from keras_vit.checkpoints.positions import RESIZE_RULES, interpolation_matrix, resize_positions
 
+# PyTorch's `interpolate` in float32, for each rule; grids that grow, shrink, and both.
+TORCH = pathlib.Path(__file__).parents[1] / "reference" / "torch" / "position_resize.ref.npz"
 ROUNDING = 1e-6  # one rounding to float32 of values around 1
 
 
@@ -85,3 +89,18 @@ def test_positions_of_another_grid_are_refused():
         resize_positions(np.zeros((1, 4, 3)), (2, 2), (3, 3))
     with pytest.raises(ValueError, match="at least 1 by 1"):
         resize_positions(np.zeros((1, 1, 3)), (0, 2), (3, 3))
+
+
+@pytest.mark.parametrize("rule", RESIZE_RULES)
+@pytest.mark.parametrize("case", ["up", "down", "much"])
+def test_each_rule_gives_pytorchs_numbers(rule, case, assert_close):
+    with np.load(TORCH) as file:
+        positions, expected = file[f"{case}/positions"], file[f"{case}/{rule}"]
+        grid, new_grid = np.split(file[f"{case}/grids"], 2)
+    resized = resize_positions(positions, tuple(grid), tuple(new_grid), 0, rule)
+    assert_close(resized, expected, ROUNDING)
+
+
+def test_an_unknown_rule_is_refused():
+    with pytest.raises(ValueError, match="`rule` must be one of aligned"):
+        resize_positions(np.zeros((1, 4, 2)), (2, 2), (3, 3), 0, "nearest")

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import keras_vit
-from keras_vit.data import datasets
+from keras_vit.data.catalog import resolve
 
 
 def test_export_then_predict_equals_predict_of_the_model(
@@ -91,7 +91,7 @@ def test_export_prints_what_it_measured(keras_vit_command, digits_model, digits_
 @pytest.fixture
 def digits_model(tmp_path, digits_dir):
     """The folder of a run on the digits, as far as `export` looks at it."""
-    info = datasets.resolve("digits/downstream", digits_dir)
+    info = resolve.resolve("digits/downstream", digits_dir)
     model = keras_vit.create_model(
         "ViT-Ti/16", num_classes=5, image_size=16, depth=1, class_names=info.class_names
     )

@@ -60,7 +60,7 @@ def test_help_without_command_shows_all_commands(keras_vit_command):
         (["predict", "--model=x"], ["needs paths"]),
         (["predict", "--model=x", "--top_k=many", "y"], ["--top_k=many", "integer is expected"]),
         (["predict", "--model=x", "--top_k=0", "y"], ["--top_k=0", "positive"]),
-        (["predict", "--model=x", "y", "--activation=relu"], ["<softmax|sigmoid>"]),
+        (["predict", "--model=x", "y", "--activation=relu"], ["<softmax|sigmoid|none>"]),
         (["predict", "y", "--model"], ["Missing value for flag --model"]),
         (["export", "folder"], ["export needs --model"]),
         (["export", "--model=x"], ["one path to write to"]),
@@ -129,12 +129,15 @@ def test_debug_shows_the_traceback(keras_vit_command, monkeypatch):
     assert err.splitlines()[-1].startswith("keras-vit: error: unexpected KeyError")
 
 
-def test_help_and_wrong_flags_import_nothing_heavy():
+def test_help_wrong_flags_and_lists_of_models_import_nothing_heavy():
     program = (
         "import sys; sys.argv = ['keras-vit', 'predict', '--help']\n"
         "from keras_vit.cli.main import main\n"
         "assert main() == 0 and main(['predict', '--x']) == 2\n"
         "heavy = {'keras', 'tensorflow', 'numpy', 'jax'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+        "assert main(['models', '*B*']) == main(['models', '--checkpoints']) == 0\n"
+        "heavy = {'keras', 'tensorflow', 'jax'} & set(sys.modules)\n"
         "assert not heavy, heavy\n"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)

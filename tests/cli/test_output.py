@@ -38,18 +38,6 @@ def test_check_new_file_existing_needs_overwrite(tmp_path):
     assert output.check_new_file(path, overwrite=True) == path
 
 
-def test_check_new_folder_must_be_empty_unless_overwritten(tmp_path):
-    assert output.check_new_folder(tmp_path / "a" / "b", overwrite=False) == tmp_path / "a" / "b"
-    assert not (tmp_path / "a").exists()
-    file = tmp_path / "file"
-    file.write_text("x")
-    with pytest.raises(CommandError, match="is not empty; .* --overwrite"):
-        output.check_new_folder(tmp_path, overwrite=False)
-    assert output.check_new_folder(tmp_path, overwrite=True) == tmp_path
-    with pytest.raises(CommandError, match="is a file"):
-        output.check_new_folder(file, overwrite=True)
-
-
 @pytest.mark.skipif(os.geteuid() == 0, reason="root writes everywhere")
 def test_check_writable_folder_read_only_is_an_error(tmp_path):
     tmp_path.chmod(0o500)

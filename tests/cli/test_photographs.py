@@ -35,11 +35,13 @@ def test_photographs_are_told_apart_after_the_official_finetuning(
     code, _, _ = keras_vit_command(
         *("pretrain", "--dataset=digits/upstream", f"--data_dir={digits_dir}", f"--workdir={up}"),
         *("--set=steps=2", "--set=warmup_steps=0", "--set=depth=1", "--set=report_steps=2"),
+        "--noreport",
     )
     assert code == 0
     code, out, _ = keras_vit_command(
         *("finetune", "--recipe=vit_jax_augreg", f"--model={up}", f"--dataset={photographs}"),
         *(f"--workdir={run}", "--image_size=32", "--max_bad_fraction=0", "--json"),
+        "--noreport",
         *("--set=steps=60", "--set=warmup_steps=10", "--set=batch_size=16"),
         *("--set=accumulation_steps=2", "--set=report_steps=30"),
     )

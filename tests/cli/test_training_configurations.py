@@ -6,8 +6,7 @@ import time
 
 import pytest
 
-from keras_vit.training.recipe_table import list_recipes
-from keras_vit.training.recipes import (
+from keras_vit.training.recipe import (
     DECAYED,
     DECAYS,
     DTYPES,
@@ -15,10 +14,12 @@ from keras_vit.training.recipes import (
     MOMENTUM_DTYPES,
     OPTIMIZERS,
     POSITION_EMBEDDINGS,
+    POSITION_LOCATIONS,
     RESIZE_RULES,
     Recipe,
     parse_overrides,
 )
+from keras_vit.training.recipe_table import list_recipes
 
 NUM_CONFIGURATIONS = 1000
 SEED = 0
@@ -32,6 +33,7 @@ CHOICES = {
     "loss": LOSSES,
     "resize": RESIZE_RULES,
     "position_embedding": POSITION_EMBEDDINGS,
+    "position_location": POSITION_LOCATIONS,
     "dtype": DTYPES,
 }
 # What no value of the field may be.

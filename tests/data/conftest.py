@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from keras_vit.data import datasets
+from keras_vit.data.catalog import resolve
 
 
 def encode(pixels, format, **options):
@@ -22,7 +22,7 @@ def encode_fixture():
 
 @pytest.fixture(scope="session")
 def upstream(digits_dir):
-    return datasets.resolve("digits/upstream", digits_dir)
+    return resolve.resolve("digits/upstream", digits_dir)
 
 
 @pytest.fixture

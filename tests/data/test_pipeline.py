@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_vit.data import examples, pipeline, preprocess
+from keras_vit.data import examples, pipeline
+from keras_vit.data.images import preprocess
+from keras_vit.data.images.operations import MixUp
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,6 +21,8 @@ class Rule:
     antialias: bool = False
     mean: tuple | None = None
     std: tuple | None = None
+    channels: int = 3
+    orientation: str | None = None
 
 
 RULE = Rule()
@@ -109,7 +113,7 @@ def test_training_dataset_shard_is_its_part_of_each_batch(source):
 
 
 def test_training_dataset_shard_of_mixed_images_is_its_part_of_each_batch(upstream):
-    mixing = preprocess.Augmentation(mixup=0.5)
+    mixing = MixUp(0.5)
     for index in range(3):
         _assert_shard_is_its_part(upstream, "test", index, batch_size=6, augmentation=mixing)
 

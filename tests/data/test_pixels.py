@@ -9,7 +9,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from keras_vit.data import decode
+from keras_vit.data.images import decode
 
 RNG = np.random.default_rng(7)
 COARSE = RNG.integers(0, 256, (6, 9, 3), dtype=np.uint8)

@@ -16,8 +16,8 @@ import pytest
 import tensorflow as tf
 
 import keras_vit
-from keras_vit.data.decode import decode_image
-from keras_vit.data.preprocess import evaluation_image
+from keras_vit.data.images.decode import decode_image
+from keras_vit.data.images.preprocess import evaluation_image
 
 ROOT = pathlib.Path(__file__).parents[2]
 CLIENT = ROOT / "examples" / "serving_client.py"
@@ -111,7 +111,7 @@ def check_client(model, rule, address, files):
         assert answers[1]["classes"] == []
     else:
         (answer,) = answers
-        assert "image 1: not a JPEG or PNG image, looks like HTML" in answer["error"]
+        assert "image 1: not a JPEG, PNG, WebP, GIF or BMP image" in answer["error"]
 
 
 def test_client_rest_against_the_stand_in(model, export, files):
@@ -170,7 +170,9 @@ def test_serve_with_ray_answers_good_and_refuses_bad(model, export, files):
         for i, (code, answer) in enumerate(answers):
             if i % 4 == 3:
                 assert code == 400
-                assert answer["error"].startswith("image 0: not a JPEG or PNG image")
+                assert answer["error"].startswith(
+                    "image 0: not a JPEG, PNG, WebP, GIF or BMP image"
+                )
                 continue
             assert code == 200
             logits = expected_logits(model, files[i % 4])

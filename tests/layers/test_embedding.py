@@ -1,4 +1,4 @@
-"""Patches, class token and positions against hand-worked cases and a convolution."""
+"""Patches and the tokens before them against hand-worked cases and a convolution."""
 
 import keras
 import numpy as np
@@ -6,11 +6,10 @@ import pytest
 
 from keras_vit.layers import (
     ClassToken,
-    LearnedPositionEmbedding,
+    MaskToken,
     PatchEmbedding,
-    SinCosPositionEmbedding,
+    RegisterTokens,
 )
-from keras_vit.layers.embedding import sincos_positions
 
 ROUNDING = 2e-6  # float32 sums of some hundred terms
 
@@ -41,38 +40,19 @@ def test_class_token_contract(check_layer_contract):
     check_layer_contract(ClassToken, {}, (2, 3, 4), (2, 4, 4))
 
 
-def test_learned_positions_are_added_and_drawn_narrowly():
-    layer = LearnedPositionEmbedding()
-    outputs = keras.ops.convert_to_numpy(layer(np.ones((2, 50, 60), "float32")))
-    (positions,) = layer.get_weights()
-    np.testing.assert_allclose(outputs[1], 1 + positions[0], rtol=1e-6)
-    assert np.std(positions) == pytest.approx(0.02, rel=0.05)
+def test_registers_come_after_the_tokens_before_them(check_layer_contract):
+    check_layer_contract(RegisterTokens, {"num_registers": 2, "position": 1}, (2, 5, 8), (2, 7, 8))
+    layer = RegisterTokens(2, 1)
+    tokens = np.arange(12, dtype="float32").reshape(1, 3, 4)
+    layer.build(tokens.shape)
+    registers = np.full((1, 2, 4), -1, "float32")
+    layer.tokens.assign(registers)
+    expected = np.concatenate([tokens[:, :1], registers, tokens[:, 1:]], axis=1)
+    np.testing.assert_array_equal(keras.ops.convert_to_numpy(layer(tokens)), expected)
 
 
-def test_learned_positions_contract(check_layer_contract):
-    check_layer_contract(LearnedPositionEmbedding, {}, (2, 3, 4), (2, 3, 4))
-
-
-def test_sincos_positions_are_the_formula_worked_by_hand():
-    # D = 8: frequencies 1 and 1/10000; the patch in row 1, column 2 of a 2x3 grid is the last.
-    x, y = 2.0, 1.0
-    expected = [np.sin(x), np.sin(x * 1e-4), np.cos(x), np.cos(x * 1e-4)]
-    expected += [np.sin(y), np.sin(y * 1e-4), np.cos(y), np.cos(y * 1e-4)]
-    np.testing.assert_allclose(sincos_positions((2, 3), 8)[-1], expected, rtol=1e-6)
-
-
-def test_sincos_layer_adds_nothing_to_tokens_before_the_patches():
-    outputs = SinCosPositionEmbedding((1, 2))(np.zeros((1, 3, 8), "float32"))
-    outputs = keras.ops.convert_to_numpy(outputs)[0]
-    np.testing.assert_array_equal(outputs[0], 0)
-    np.testing.assert_array_equal(outputs[1:], sincos_positions((1, 2), 8))
-
-
-def test_sincos_layer_contract(check_layer_contract):
-    check_layer_contract(SinCosPositionEmbedding, {"grid": (2, 2)}, (2, 5, 8), (2, 5, 8))
-
-
-@pytest.mark.parametrize("hidden_size", [6, 4])
-def test_sincos_positions_of_a_wrong_width_are_refused(hidden_size):
-    with pytest.raises(ValueError, match="multiple of 4 and at least 8"):
-        sincos_positions((2, 2), hidden_size)
+def test_a_mask_token_is_kept_and_changes_nothing():
+    layer = MaskToken()
+    tokens = np.ones((1, 3, 4), "float32")
+    np.testing.assert_array_equal(keras.ops.convert_to_numpy(layer(tokens)), tokens)
+    assert [w.shape for w in layer.non_trainable_weights] == [(1, 4)]

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from keras_vit.layers import EncoderBlock, MlpBlock
-from keras_vit.layers.encoder import gelu_exact, gelu_tanh
+from keras_vit.layers.encoder import GELUS, gelu_exact, gelu_tanh
 from keras_vit.layers.regularization import drop_branch, dropout, seed_generator
 
 ROUNDING = 2e-6  # float32 sums of some hundred terms
@@ -68,7 +68,7 @@ def test_mlp_initialisers_are_the_official_ones():
 
 
 def test_mlp_of_an_unknown_gelu_is_refused():
-    with pytest.raises(ValueError, match=r"must be one of \['exact', 'tanh'\].*'relu'"):
+    with pytest.raises(ValueError, match=r"must be one of \['exact', 'quick', 'tanh'\].*'relu'"):
         MlpBlock(4, gelu="relu")
 
 
@@ -95,3 +95,20 @@ def test_seed_generator_exists_only_where_something_is_drawn():
     assert EncoderBlock(2, 4, stochastic_depth=0.1).seeds is not None
     with pytest.raises(ValueError, match=r"must be in \[0, 1\). Received: 1.0"):
         seed_generator(0.0, 1.0)
+
+
+def test_quick_gelu_and_a_gated_mlp_are_their_formulas():
+    x = np.linspace(-4, 4, 9, dtype="float32")
+    quick = keras.ops.convert_to_numpy(GELUS["quick"](x))
+    np.testing.assert_allclose(quick, x / (1 + np.exp(-1.702 * x)), atol=1e-6)
+    layer = MlpBlock(6, gated=True)
+    tokens = np.random.default_rng(0).normal(size=(1, 3, 4)).astype("float32")
+    found = keras.ops.convert_to_numpy(layer(tokens))
+    first, second = (
+        [keras.ops.convert_to_numpy(w) for w in dense.weights]
+        for dense in (layer.dense_1, layer.dense_2)
+    )
+    hidden = tokens @ first[0] + first[1]
+    gate, value = hidden[..., :6], hidden[..., 6:]
+    expected = (gate / (1 + np.exp(-gate)) * value) @ second[0] + second[1]
+    np.testing.assert_allclose(found, expected, atol=1e-6)

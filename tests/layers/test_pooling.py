@@ -37,3 +37,16 @@ def test_attention_pooling_contract(check_layer_contract):
 def test_token_pooling_of_an_unknown_kind_is_refused():
     with pytest.raises(ValueError, match="must be one of .*'max'"):
         TokenPooling("max")
+
+
+def test_patches_are_pooled_without_the_tokens_before_them():
+    tokens = np.random.default_rng(0).normal(size=(2, 6, 4)).astype("float32")
+    patches = tokens[:, 2:].mean(axis=1)
+    expected = {
+        "patch_mean": patches,
+        "token_patch_mean": np.concatenate([tokens[:, 0], patches], axis=-1),
+        "distillation_token": tokens[:, 1],
+    }
+    for pooling, values in expected.items():
+        found = TokenPooling(pooling, num_leading_tokens=2)(tokens)
+        np.testing.assert_allclose(keras.ops.convert_to_numpy(found), values, atol=1e-6)

@@ -7,13 +7,14 @@ import pathlib
 
 import pytest
 
-from keras_vit.checkpoints import rules
-from keras_vit.checkpoints.bit import BIT
-from keras_vit.checkpoints.vit_jax import VIT_JAX
-from keras_vit.models.classifier import replace_fields
-from keras_vit.models.hybrid import HybridVisionTransformerConfig
+from keras_vit.checkpoints import matching
+from keras_vit.checkpoints.formats.bit import BIT
+from keras_vit.checkpoints.formats.vit_jax import VIT_JAX
+from keras_vit.models.fields import replace_fields
 from keras_vit.models.presets import PRESETS, get_preset, list_models
-from keras_vit.zoo import create_model, describe
+from keras_vit.models.resnet_configs import HybridVisionTransformerConfig
+from keras_vit.zoo.loading import create_model
+from keras_vit.zoo.saving import describe
 
 MANIFESTS = json.loads(
     gzip.decompress(
@@ -37,8 +38,8 @@ BIT_PARAMETERS = {
 
 def file_shapes(name, changes, format_):
     """key -> shape of the file that the format's table gives for a named model."""
-    _, config = get_preset(name)
-    entries = rules.entries(format_, describe(replace_fields(config, changes)))
+    config = get_preset(name)
+    entries = matching.entries(format_, describe(replace_fields(config, changes)))
     return {entry.theirs: entry.file_shape for entry in entries}
 
 
@@ -59,7 +60,7 @@ def test_every_official_model_has_its_names_shapes_and_number_of_parameters(offi
 @pytest.mark.parametrize("official", [name for name in MANIFESTS if "@" not in name])
 def test_every_official_model_has_its_configuration(official):
     theirs = MANIFESTS[official]["config"]
-    _, ours = get_preset(official)
+    ours = get_preset(official)
     transformer = theirs["transformer"]
     assert ours.hidden_size == theirs["hidden_size"]
     assert ours.mlp_dim == transformer["mlp_dim"]
@@ -87,7 +88,7 @@ def test_bit_models_have_their_number_of_parameters(name):
 def test_a_built_model_has_the_variables_of_its_table(name):
     model = create_model(name, num_classes=7)
     format_ = BIT if name.startswith("BiT") else VIT_JAX
-    entries = rules.entries(format_, describe(model.config))
+    entries = matching.entries(format_, describe(model.config))
     assert {e.ours: e.shape for e in entries} == {v.path: tuple(v.shape) for v in model.weights}
     assert model.output_shape == (None, 7)
 
@@ -120,7 +121,7 @@ def test_other_spellings_are_understood(spelling, name):
 
 def test_hybrids_of_the_paper_cut_their_patches_where_their_names_say():
     for name in list_models("R*"):
-        _, config = get_preset(name)
+        config = get_preset(name)
         assert isinstance(config, HybridVisionTransformerConfig)
         effective = config.stride * config.patch_size[0]
         stated = int(name.split("/")[1])

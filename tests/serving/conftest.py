@@ -3,8 +3,8 @@ import pytest
 import tensorflow as tf
 
 import keras_vit
-from keras_vit.data.decode import decode_image
-from keras_vit.data.preprocess import evaluation_image
+from keras_vit.data.images.decode import decode_image
+from keras_vit.data.images.preprocess import evaluation_image
 
 CLASS_NAMES = ("cat", "dog", "hören", "4")
 

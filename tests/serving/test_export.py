@@ -14,9 +14,10 @@ import pytest
 import tensorflow as tf
 
 import keras_vit
+from keras_vit.errors import ExportError
+from keras_vit.layers import attention
 from keras_vit.serving import export as export_module
 from keras_vit.serving import versions
-from keras_vit.serving.checks import ExportError
 from keras_vit.serving.options import ServingOptions
 from keras_vit.serving.versions import latest_version, new_version, next_version
 
@@ -185,7 +186,7 @@ def test_export_that_accepts_a_bad_request_is_not_published(model, tmp_path, mon
 def test_export_warm_up_without_the_package_is_an_error(model, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorflow_serving", None)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(ImportError, match="keras-vit\\[serve\\]"):
+    with pytest.raises(ImportError, match="keras-vision-transformer\\[serve\\]"):
         keras_vit.export(model, tmp_path, warm_up=True)
 
 
@@ -271,3 +272,12 @@ def test_new_version_that_fails_leaves_what_was_there(tmp_path):
     with pytest.raises(OSError, match="full"):
         fail()
     assert os.listdir(tmp_path) == ["1"]
+
+
+def test_export_of_many_tokens_holds_attention_in_blocks(make_model, tmp_path, monkeypatch):
+    monkeypatch.setattr(attention, "BLOCKWISE_TOKENS", 4)
+    # The check compares it with the model.
+    version = keras_vit.export(make_model("ViT-Ti/8", depth=1), tmp_path)
+    graph = tf.saved_model.load(str(version)).signatures["tensors"].graph
+    nodes = [f.node_def for f in graph.as_graph_def().library.function]
+    assert any(node.op in ("While", "StatelessWhile") for node_def in nodes for node in node_def)

@@ -10,8 +10,8 @@ import tensorflow as tf
 from PIL import Image
 
 import keras_vit
-from keras_vit.data.decode import decode_image
-from keras_vit.data.preprocess import evaluation_image
+from keras_vit.data.images.decode import decode_image
+from keras_vit.data.images.preprocess import evaluation_image
 from keras_vit.serving.options import ServingOptions
 from keras_vit.serving.signatures import ServingModule
 
@@ -176,7 +176,7 @@ def test_empty_batch_is_an_error(exported, signatures):
 
 def test_serving_default_bad_images_are_named_by_index(exported, pngs, signatures):
     function = signatures(exported)["serving_default"]
-    message = "image 1: not a JPEG or PNG image, GIF is not decoded; image 3: .* it is empty"
+    message = "image 1: a GIF must have a picture .*; image 3: .* it is empty"
     with pytest.raises(tf.errors.InvalidArgumentError, match=message):
         function(image_bytes=tf.constant([pngs[0], b"GIF89a", pngs[1], b""]))
 

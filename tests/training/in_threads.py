@@ -2,7 +2,7 @@
 
 import threading
 
-from keras_vit.training.workers import Workers
+from keras_vit.distribution.workers import Workers
 
 SECONDS = 60  # until a worker that waits for nobody fails
 

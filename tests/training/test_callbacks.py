@@ -4,7 +4,8 @@ import keras
 import numpy as np
 import pytest
 
-from keras_vit.training.callbacks import Progress, RequireFiniteLoss, StopAfter, TrainingError
+from keras_vit.errors import TrainingError
+from keras_vit.training.callbacks import Progress, RequireFiniteLoss, StopAfter
 
 
 def fit(callbacks, targets=None, epochs=2):

@@ -1,3 +1,5 @@
+import logging
+
 import keras
 import numpy as np
 import pytest
@@ -62,3 +64,17 @@ def test_losses_round_trip_their_configuration(loss):
 def test_losses_refuse_a_bad_smoothing():
     with pytest.raises(ValueError, match=r"`label_smoothing` must be in \[0, 1\). Received: 1"):
         SoftmaxCrossentropy(1)
+
+
+@pytest.mark.parametrize("labels", [[1, 0, 1], [[1], [0], [1]], [1.0, 0.0, 1.0]])
+def test_sigmoid_with_one_logit_has_the_label_as_target(labels):
+    logits = np.array([[4.0], [-4.0], [4.0]], "float32")
+    received = float(SigmoidCrossentropy()(np.array(labels), logits))
+    assert received == pytest.approx(np.log1p(np.exp(-4.0)), rel=1e-6)  # 0.018
+
+
+def test_softmax_of_one_logit_says_that_it_trains_nothing(caplog):
+    logging.getLogger("absl").addHandler(caplog.handler)
+    assert float(SoftmaxCrossentropy()(np.array([0, 1]), np.array([[4.0], [-4.0]]))) == 0
+    logging.getLogger("absl").removeHandler(caplog.handler)
+    assert "the softmax of one logit is always 1" in caplog.text

@@ -10,13 +10,14 @@ import tensorflow as tf
 
 from keras_vit.cli.training_flags import print_result
 from keras_vit.data import pipeline
-from keras_vit.training.callbacks import RequireFiniteLoss, TrainingError
+from keras_vit.errors import TrainingError
+from keras_vit.training.callbacks import RequireFiniteLoss
 from keras_vit.training.losses import SoftmaxCrossentropy
 from keras_vit.training.optimizers import FIRST_LOSS_SCALE, SGD, AdamW
-from keras_vit.training.recipes import Recipe
-from keras_vit.training.resume import ExactResume
+from keras_vit.training.recipe import Recipe
+from keras_vit.training.resume.exact_resume import ExactResume
+from keras_vit.training.resume.state_file import StateFolder
 from keras_vit.training.run import pretrain
-from keras_vit.training.states import StateFolder
 from tests import tiny
 
 TINY = Recipe(
@@ -100,9 +101,10 @@ def test_bad_data_at_the_end_of_reports_are_passed_over(poison, digits_dir, tmp_
         assert np.isfinite(keras.ops.convert_to_numpy(weight)).all()
 
 
-def test_optimizer_that_refuses_nothing_lets_bad_data_into_the_weights():
+def test_training_step_that_refuses_nothing_lets_bad_data_into_the_weights():
     """The negative control of this file."""
     model = tiny.make_model()
+    model = keras.Model(model.inputs, model.outputs)  # with the training step of Keras
     model.compile(keras.optimizers.SGD(0.1), SoftmaxCrossentropy())
     model.fit(*examples(2, bad=[1]), batch_size=8, verbose=0)
     assert not all(np.isfinite(value).all() for value in values(model.trainable_variables).values())
@@ -166,7 +168,7 @@ def test_overflow_in_float16_is_refused_and_halves_the_scale(make, accumulation_
 
 @pytest.mark.tensorflow_only
 def test_overflow_in_float16_is_refused_on_all_replicas():
-    from keras_vit.training.strategy import mirrored_strategy
+    from keras_vit.distribution.strategy import mirrored_strategy
 
     with mirrored_strategy().scope():
         model = tiny.make_model(dtype="mixed_float16")
@@ -239,7 +241,7 @@ def test_run_in_float16_averages_its_weights_and_writes_its_files(digits_dir, tm
 
 
 def model_loss(result, digits_dir):
-    from keras_vit.evaluation.classification import evaluate
+    from keras_vit.evaluators.classification import evaluate
 
     info = pipeline.resolve("digits/upstream", digits_dir)
     model = keras.saving.load_model(result.files["model.keras"])

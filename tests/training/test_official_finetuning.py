@@ -12,10 +12,10 @@ import pytest
 import tensorflow as tf
 
 import keras_vit
+from keras_vit.distribution.strategy import mirrored_strategy
 from keras_vit.training.losses import SoftmaxCrossentropy
 from keras_vit.training.optimizers import make_optimizer, make_schedule
-from keras_vit.training.recipes import Recipe
-from keras_vit.training.strategy import mirrored_strategy
+from keras_vit.training.recipe import Recipe
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -60,7 +60,7 @@ def test_finetuning_on_two_replicas_repeats_the_official_one(name, tmp_path):
 @pytest.mark.tensorflow_only
 def test_finetuning_on_two_workers_repeats_the_official_one(tmp_path):
     program = (
-        "import pathlib, sys; from keras_vit.training.strategy import place; "
+        "import pathlib, sys; from keras_vit.distribution.strategy import place; "
         "placement = place('multiworker'); "
         "from tests.training import test_official_finetuning as official\n"
         "with placement.scope():\n"

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from keras_vit.training.optimizers import SGD, AdamW, averaged_weights, make_optimizer
-from keras_vit.training.recipes import Recipe
+from keras_vit.training.recipe import Recipe
 
 # One update in float32.
 TOLERANCE = 1e-6

@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 
 import keras_vit
-from keras_vit.data.preprocess import AUGMENTATIONS
+from keras_vit.data.images.augmentation_presets import AUGMENTATIONS, BY_TASK
 from keras_vit.models.presets import list_models
 from keras_vit.training.losses import LOSSES
 from keras_vit.training.optimizers import make_optimizer, make_schedule
-from keras_vit.training.recipe_table import RECIPES, bit_hyperrule, get_recipe, list_recipes
+from keras_vit.training.recipe_rules import bit_hyperrule, default_recipe, own_pictures
+from keras_vit.training.recipe_table import RECIPES, get_recipe, list_recipes
 
 # Training examples, without the official minival; JFT-300M as in section 4.1 of the paper.
 SIZES = {
@@ -31,7 +32,7 @@ TOLERANCE = 1e-6
 def test_recipes_name_what_there_is(name):
     recipe = RECIPES[name]
     assert recipe.source
-    assert recipe.augmentation in AUGMENTATIONS
+    assert recipe.augmentation in (*AUGMENTATIONS, BY_TASK)
     assert recipe.model is None or recipe.model in list_models()
     num_examples = SIZES.get(recipe.dataset, 10_000)
     assert recipe.num_steps(num_examples) > recipe.warmup_steps
@@ -197,3 +198,17 @@ def test_get_recipe_of_a_rule_needs_the_data_set():
     assert get_recipe("bit_hyperrule", num_examples=1000, learning_rate=0.01).learning_rate == 0.01
     with pytest.raises(ValueError, match="depends on the data set: give `num_examples`"):
         get_recipe("bit_hyperrule")
+
+
+@pytest.mark.parametrize("has_accelerator", [False, True])
+@pytest.mark.parametrize("num_examples", [1, 7, 60, 320, 30_000, 2_000_000])
+def test_own_pictures_is_a_training_for_any_number_of_them(num_examples, has_accelerator):
+    recipe = own_pictures(num_examples, has_accelerator=has_accelerator)
+    assert recipe.batch_size <= num_examples
+    assert 50 <= recipe.num_steps(num_examples) <= (20_000 if has_accelerator else 1_000)
+    assert f"for {num_examples} pictures on a" in recipe.source
+
+
+def test_a_finetuning_without_a_recipe_goes_by_the_data():
+    assert default_recipe("photos/") == default_recipe("digits_of_mine") == "own_pictures"
+    assert default_recipe(None) == default_recipe("digits/downstream:1.0.0") == "digits_finetune"

@@ -12,10 +12,9 @@ import tensorflow as tf
 
 import keras_vit
 from keras_vit.data import pipeline
-from keras_vit.data.validation import BadDataError
-from keras_vit.training import callbacks, folder
-from keras_vit.training.callbacks import TrainingError
-from keras_vit.training.recipes import Recipe
+from keras_vit.errors import BadDataError, TrainingError
+from keras_vit.training import callbacks, run_folder
+from keras_vit.training.recipe import Recipe
 from keras_vit.training.run import finetune, pretrain
 from tests import tiny
 
@@ -52,8 +51,11 @@ def weights(model):
 
 
 def test_pretrain_writes_the_files_of_a_run(pretrained, upstream):
-    assert set(pretrained.files) == set(folder.FILES)
-    assert {path.name for path in pretrained.workdir.iterdir()} == {*folder.FILES, folder.MARKER}
+    assert set(pretrained.files) == set(run_folder.FILES)
+    assert {path.name for path in pretrained.workdir.iterdir()} == {
+        *run_folder.FILES,
+        run_folder.MARKER,
+    }
     recipe = json.loads(pretrained.files["recipe.json"].read_text())
     assert Recipe(**recipe) == TINY
     metrics = json.loads(pretrained.files["metrics.json"].read_text())
@@ -183,10 +185,12 @@ def test_pretrain_given_again_goes_on_and_ends_with_the_same_bits(
     with pytest.raises(Killed):
         pretrain(upstream, tmp_path, recipe=TINY, checkpoint_steps=1)
     states = {"step_00000003.npz", "step_00000002.npz"}
-    assert {path.name for path in tmp_path.iterdir()} == {folder.STATE, folder.MARKER}
-    assert {path.name for path in (tmp_path / folder.STATE).iterdir()} == states
+    assert {path.name for path in tmp_path.iterdir()} == {run_folder.STATE, run_folder.MARKER}
+    assert {path.name for path in (tmp_path / run_folder.STATE).iterdir()} == states | {
+        run_folder.MARKER
+    }
     result = pretrain(upstream, tmp_path, recipe=TINY)
-    assert {path.name for path in tmp_path.iterdir()} == {*folder.FILES, folder.MARKER}
+    assert {path.name for path in tmp_path.iterdir()} == {*run_folder.FILES, run_folder.MARKER}
     for name in ("history.csv", "recipe.json", "checkpoint.npz"):
         assert result.files[name].read_bytes() == pretrained.files[name].read_bytes()
     expected = weights(pretrained.model)
@@ -202,10 +206,10 @@ def test_pretrain_that_was_stopped_refuses_to_go_on_as_another(upstream, tmp_pat
     kill_at(3)
     with pytest.raises(Killed):
         pretrain(upstream, tmp_path, recipe=TINY)
-    before = (tmp_path / folder.STATE / "step_00000002.npz").read_bytes()
+    before = (tmp_path / run_folder.STATE / "step_00000002.npz").read_bytes()
     with pytest.raises(FileExistsError, match="`recipe.learning_rate` was 0.003 and is 0.1"):
         pretrain(upstream, tmp_path, recipe=TINY, learning_rate=0.1)
-    assert (tmp_path / folder.STATE / "step_00000002.npz").read_bytes() == before
+    assert (tmp_path / run_folder.STATE / "step_00000002.npz").read_bytes() == before
     kill_at(1)
     with pytest.raises(Killed):
         pretrain(upstream, tmp_path, recipe=TINY, learning_rate=0.1, overwrite=True)

@@ -7,8 +7,8 @@ import pytest
 
 import keras_vit
 from keras_vit.data import pipeline
-from keras_vit.training import folder
-from keras_vit.training.recipes import Recipe
+from keras_vit.training import run_folder
+from keras_vit.training.recipe import Recipe
 from keras_vit.training.run import pretrain
 from keras_vit.training.sweep import sweep
 
@@ -69,9 +69,9 @@ def test_sweep_without_trainval_keeps_the_best_candidate(swept):
     table = json.loads((swept.final.workdir / "sweep.json").read_text())
     assert table["chosen"] == swept.learning_rate
     assert table["final_split"] == "train"
-    assert set(swept.final.files) == set(folder.FILES)
+    assert set(swept.final.files) == set(run_folder.FILES)
     candidate = swept.final.workdir / "sweep" / f"learning_rate_{swept.learning_rate:g}"
-    for name in folder.FILES:
+    for name in run_folder.FILES:
         assert swept.final.files[name].read_bytes() == (candidate / name).read_bytes()
 
 
@@ -87,10 +87,10 @@ def test_sweep_trains_finally_on_both_splits_where_there_is_one(source, whole_da
 
 def test_sweep_that_was_stopped_keeps_what_is_finished(swept, source, data):
     workdir = swept.final.workdir
-    (workdir / folder.MODEL).unlink()
-    kept = workdir / "sweep" / "learning_rate_1e-09" / folder.MODEL
+    (workdir / run_folder.MODEL).unlink()
+    kept = workdir / "sweep" / "learning_rate_1e-09" / run_folder.MODEL
     before = kept.stat().st_mtime_ns
-    (workdir / "sweep" / "learning_rate_0.1" / folder.MODEL).unlink()
+    (workdir / "sweep" / "learning_rate_0.1" / run_folder.MODEL).unlink()
     again = sweep(source, data, workdir, recipe=TINY, progress=False)
     assert kept.stat().st_mtime_ns == before
     assert again.candidates == swept.candidates
@@ -100,7 +100,7 @@ def test_sweep_that_was_stopped_keeps_what_is_finished(swept, source, data):
 
 
 def test_sweep_refuses_the_candidates_of_another_recipe(swept, source, data):
-    (swept.final.workdir / folder.MODEL).unlink(missing_ok=True)
+    (swept.final.workdir / run_folder.MODEL).unlink(missing_ok=True)
     with pytest.raises(FileExistsError, match="_1e-09 holds a run with another recipe"):
         sweep(source, data, swept.final.workdir, recipe=TINY, steps=2, progress=False)
 

@@ -1,0 +1,5 @@
+"""Downloads into a cache: ranged resume, digests, mirrors, offline use."""
+
+from keras_vit.lazy import submodules_of
+
+__getattr__ = submodules_of(__name__)

@@ -1,1 +1,0 @@
-"""One checkpoint format from another: where to, what happens to each array, and the proof."""

@@ -1,0 +1,5 @@
+"""Decoding, preprocessing and augmentation of images, all pure functions."""
+
+from keras_vit.lazy import submodules_of
+
+__getattr__ = submodules_of(__name__)

@@ -1,0 +1,5 @@
+"""Predictions over files."""
+
+from keras_vit.lazy import submodules_of
+
+__getattr__ = submodules_of(__name__)

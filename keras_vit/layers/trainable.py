@@ -1,0 +1,94 @@
+"""Which parts of a layer or model are trained, in a form that a configuration can hold.
+
+Keras saves one `trainable` for each layer of a functional model, and none for the layers inside
+of a layer, or of a model that has a configuration of its own.
+"""
+
+import keras
+
+
+def parts_of(layer):
+    """The layers that a layer or model is made of: name -> layer, in the order of their making."""
+    if isinstance(layer, keras.Model):
+        return {part.name: part for part in layer.layers}
+    return {
+        part.name: part for part in vars(layer).values() if isinstance(part, keras.layers.Layer)
+    }
+
+
+def get_trainable(layer):
+    """The `trainable` of all parts that differ from what they are part of.
+
+    Args:
+        layer: A layer or model that is built.
+
+    Returns:
+        A dict from path ("encoderblock_0/attention") to its `trainable`; the path of the layer
+        itself is "", and it is left out if it is trained.
+    """
+    found = {} if layer.trainable else {"": False}
+    return found | dict(_differences(layer, ""))
+
+
+def _differences(layer, prefix):
+    for name, part in parts_of(layer).items():
+        if part.trainable != layer.trainable:
+            yield prefix + name, part.trainable
+        yield from _differences(part, f"{prefix}{name}/")
+
+
+def set_trainable(layer, trainable):
+    """Makes trainable what `get_trainable` returned, and freezes the rest.
+
+    Args:
+        layer: A layer or model that is built.
+        trainable: A dict from path to whether it is trained.
+
+    Raises:
+        ValueError: for a path that the layer lacks.
+    """
+    unknown = set(trainable) - _set(layer, "", trainable, True)
+    if unknown:
+        raise ValueError(
+            f"`trainable` must name parts of {layer.name!r}. Received: {min(unknown)[:60]!r}"
+        )
+
+
+def _set(layer, path, trainable, default):
+    """Sets one flag after the other; returns the paths.
+
+    Keras hands a flag on to a layer's parts, but on TensorFlow not where the layer itself has that
+    flag already.
+    """
+    layer.trainable = trainable.get(path, default)
+    paths = {path}
+    for name, part in parts_of(layer).items():
+        below = f"{path}/{name}" if path else name
+        paths |= _set(part, below, trainable, layer.trainable)
+    return paths
+
+
+class CompositeLayer(keras.layers.Layer):
+    """A layer that is made of layers; its configuration says which of them are trained.
+
+    Subclasses call `restore_trainable` at the end of their `build`.
+
+    Args:
+        trainable_parts: What `get_trainable` returned for a layer like this, or None.
+    """
+
+    def __init__(self, trainable_parts=None, **kwargs):
+        super().__init__(**kwargs)
+        self._trainable_parts = dict(trainable_parts or {})
+
+    def restore_trainable(self):
+        """Freezes the parts that were frozen in the layer whose configuration this one has."""
+        if self._trainable_parts or not self.trainable:
+            set_trainable(self, {"": self.trainable, **self._trainable_parts})
+
+    def get_config(self):
+        config = super().get_config()
+        parts = dict(self._trainable_parts)
+        if self.built:
+            parts = {path: value for path, value in get_trainable(self).items() if path}
+        return {**config, "trainable_parts": parts} if parts else config

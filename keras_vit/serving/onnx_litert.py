@@ -1,0 +1,217 @@
+"""Keras models -> ONNX and LiteRT files for other runtimes, run there before they are written.
+
+Both take preprocessed images: decoding and resizing are the caller's, as the JSON file beside them
+describes.  Shapes: B batch, h w pixels of the model's input, C classes, D features.
+"""
+
+import dataclasses
+import importlib
+import json
+import tempfile
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from keras_vit import files
+from keras_vit.errors import ExportError
+from keras_vit.layers.attention import whole_products
+from keras_vit.models.classifier import preprocessing_of
+from keras_vit.models.pixel_model import network_of
+from keras_vit.serving.checks import TOLERANCES, reference_outputs
+from keras_vit.serving.export import checked_class_names, checked_num_classes, describe
+from keras_vit.serving.forward import tensorflow_forward
+from keras_vit.serving.options import ServingOptions
+
+# The newest that tf2onnx writes without rewriting what the models use.
+ONNX_OPSET = 17
+LITERT_STORAGES = ("float32", "float16", "int8")
+_ONNX_PACKAGES = ("onnx", "onnxruntime", "tf2onnx")
+# An ONNX file is one protocol buffer.
+_MAX_ONNX_BYTES = 2**31 - 2**20
+_CHECKED_BATCH_SIZES = (1, 3)
+
+
+@dataclasses.dataclass(frozen=True)
+class RuntimeReport:
+    """What was seen of an exported file.
+
+    Args:
+        format: in words, with the opset or the storage.
+        difference: of its logits from the model's, the largest, relative to the largest logit.
+    """
+
+    format: str
+    difference: float
+
+
+def export_onnx(model, path, *, class_names=None):
+    """Writes a model as an ONNX file from `tensors` (B, h, w, 3) to `logits` and `features`.
+
+    The batch is free.  `path.json` says what `assets/model.json` of a SavedModel says; the file
+    itself holds it, too, as the metadata `keras_vit`.
+
+    Args:
+        model: as in `keras_vit.serving.export.export`.
+        path: of the file; it is written under another name and renamed when it was seen to work.
+        class_names: C names; None takes the model's own.
+
+    Returns:
+        `RuntimeReport`.
+
+    Raises:
+        ImportError: if tf2onnx, onnx or onnxruntime is not installed.
+        ValueError: for a model that cannot be exported, above 2 GiB, or a backend other than
+            TensorFlow.
+        ExportError: if onnxruntime gives other logits than the model.
+    """
+    onnx, onnxruntime, tf2onnx = _imported(_ONNX_PACKAGES, "onnx")
+    model = network_of(model)
+    num_bytes = sum(4 * int(np.prod(variable.shape)) for variable in model.variables)
+    if num_bytes > _MAX_ONNX_BYTES:
+        raise ValueError(
+            f"an ONNX file may have at most 2 GiB. Received: {model.name!r} with {num_bytes} bytes "
+            "of weights; export a SavedModel"
+        )
+    function, _, description = _prepared(model, class_names, "keras_vit.onnx/1")
+    proto, _ = tf2onnx.convert.from_function(
+        function,
+        input_signature=function.input_signature,
+        opset=ONNX_OPSET,
+        custom_op_handlers={"Erfc": (_erfc_as_erf, [])},
+    )
+    for value in (*proto.graph.input, *proto.graph.output):
+        value.type.tensor_type.shape.dim[0].dim_param = "batch"
+    onnx.helper.set_model_props(proto, {"keras_vit": json.dumps(description)})
+    onnx.checker.check_model(proto)
+    data = proto.SerializeToString()
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+    names = [output.name for output in session.get_outputs()]
+    difference = _check(
+        model,
+        lambda tensors: dict(zip(names, session.run(None, {"tensors": tensors}), strict=True)),
+        TOLERANCES["float32"],
+    )
+    _write(path, data, description)
+    return RuntimeReport(f"ONNX, opset {ONNX_OPSET}", difference)
+
+
+def _erfc_as_erf(context, node, name, args):
+    """1 - erf(x) for erfc(x), which exact GELU is made of and which ONNX does not have."""
+    output, shape = node.output[0], context.get_shape(node.output[0])
+    dtype, outputs = context.get_dtype(output), node.output
+    (operand,) = node.input
+    context.remove_node(node.name)
+    one = context.make_const(f"{node.name}_one", np.array(1, np.float32)).output[0]
+    erf = context.make_node("Erf", [operand], dtypes=[dtype], shapes=[shape]).output[0]
+    context.make_node(
+        "Sub", [one, erf], name=node.name, outputs=outputs, dtypes=[dtype], shapes=[shape]
+    )
+
+
+def export_litert(model, path, *, storage="float32", class_names=None):
+    """Writes a model as a LiteRT (TensorFlow Lite) file with the signature `serving_default`.
+
+    It takes `tensors` (B, h, w, 3) and gives `logits` and `features`; the batch is free.
+    `path.json` says what `assets/model.json` of a SavedModel says.
+
+    Args:
+        model: as in `keras_vit.serving.export.export`.
+        path: of the file; it is written under another name and renamed when it was seen to work.
+        storage: `"float32"`; `"float16"` halves the weights; `"int8"` keeps 8 bits of them and
+            quantises what they are multiplied with on the way.
+        class_names: C names; None takes the model's own.
+
+    Returns:
+        `RuntimeReport`.
+
+    Raises:
+        ValueError: for an unknown storage, a model that cannot be exported, or a backend other than
+            TensorFlow.
+        ExportError: if the interpreter gives other logits than the model.
+    """
+    if storage not in LITERT_STORAGES:
+        raise ValueError(f"`storage` must be one of {LITERT_STORAGES}. Received: {storage!r}")
+    model = network_of(model)
+    function, variables, description = _prepared(model, class_names, "keras_vit.litert/1")
+    module = tf.Module()
+    module.function, module.model_variables = function, variables
+    with tempfile.TemporaryDirectory() as folder:
+        tf.saved_model.save(module, folder, signatures=function)
+        converter = tf.lite.TFLiteConverter.from_saved_model(folder)
+        if storage != "float32":
+            converter.optimizations = [tf.lite.Optimize.DEFAULT]
+        if storage == "float16":
+            converter.target_spec.supported_types = [tf.float16]
+        data = converter.convert()
+    interpreter = tf.lite.Interpreter(model_content=data)  # its runner works as long as it is kept
+    runner = interpreter.get_signature_runner()
+    difference = _check(model, lambda tensors: runner(tensors=tensors), TOLERANCES[storage])
+    _write(path, data, {**description, "storage": storage})
+    return RuntimeReport(f"LiteRT, {storage} weights", difference)
+
+
+def _imported(names, extra):
+    try:
+        return [importlib.import_module(name) for name in names]
+    except ImportError as error:
+        raise ImportError(
+            f"this format needs {', '.join(names)}; "
+            f"`pip install 'keras-vision-transformer[{extra}]'` ({error})"
+        ) from error
+
+
+def _prepared(model, class_names, format):
+    """The model as one TensorFlow function, its variables, and what is said about it."""
+    backend = keras.backend.backend()
+    if backend != "tensorflow":
+        raise ValueError(
+            f"this format is written by the TensorFlow backend. Received: {backend!r}; set "
+            "KERAS_BACKEND=tensorflow and load the same model file"
+        )
+    names = checked_class_names(class_names, model, checked_num_classes(model))
+    functions, variables = tensorflow_forward(model, ServingOptions())
+    specification = tf.TensorSpec(
+        (None, *preprocessing_of(model).image_size, 3), tf.float32, name="tensors"
+    )
+
+    def compute(tensors):
+        with whole_products():
+            # Named by an operation of their own: converters name outputs by what makes them.
+            return {name: tf.identity(f(tensors), name=name) for name, f in functions.items()}
+
+    description = {**describe(model, names, None, {}, ["serving_default"]), "format": format}
+    function = tf.function(compute, input_signature=[specification], autograph=False)
+    return function, variables, description
+
+
+def _check(model, run, tolerance):
+    """Compares a runtime's outputs with the model's; returns the largest relative difference."""
+    rng = np.random.default_rng(0)
+    largest = 0.0
+    for size in _CHECKED_BATCH_SIZES:
+        tensors = rng.uniform(-1, 1, (size, *preprocessing_of(model).image_size, 3)).astype(
+            np.float32
+        )
+        received = run(tensors)
+        for name, expected in reference_outputs(model, tensors).items():
+            scale = float(np.max(np.abs(expected)))
+            difference = float(np.max(np.abs(received[name].astype(np.float64) - expected)))
+            if received[name].shape != expected.shape or not difference <= tolerance * scale:
+                raise ExportError(
+                    f"the runtime does not reproduce the model, nothing was written: {name} "
+                    f"differs by {difference:.3g}, and {tolerance:.0e} of the largest, "
+                    f"{scale:.3g}, is allowed"
+                )
+            if scale:
+                largest = max(largest, difference / scale)
+    return largest
+
+
+def _write(path, data, description):
+    """Writes the description and then the file, each of them whole."""
+    text = json.dumps(description, indent=2) + "\n"
+    files.write_whole(f"{path}.json", text)
+    files.write_whole(path, data)

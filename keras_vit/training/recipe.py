@@ -1,0 +1,372 @@
+"""Recipes: everything that decides a training but the data and the weights it starts from, as data.
+
+Imports nothing heavy, so that the command's help can list them.
+"""
+
+import dataclasses
+import difflib
+import functools
+import typing
+from typing import Any
+
+from keras_vit.training.recipe_objects import described
+from keras_vit.training.recipe_values import parse, typed
+
+OBJECTIVES = ("supervised", "masked_patches", "mae")
+# The fields of one objective alone, by its name.
+OBJECTIVE_FIELDS = {
+    "masked_patches": ("mask_ratio", "mask_target", "mask_proportions"),
+    "mae": (
+        *("mask_ratio", "normalize_pixels"),
+        *("decoder_hidden_size", "decoder_depth", "decoder_num_heads"),
+    ),
+}
+MASK_TARGETS = ("mean_color", "color_4x4", "pixels")
+OPTIMIZERS = ("adamw", "sgd")
+DECAYS = ("linear", "cosine", "constant", "staircase")
+LOSSES = ("softmax", "sigmoid")
+MOMENTUM_DTYPES = ("float32", "bfloat16")
+DECAYED = ("all", "kernels")
+RESIZE_RULES = ("squash", "short_side")
+ORIENTATIONS = ("exif",)
+POSITION_EMBEDDINGS = (
+    *("learned", "learned2d", "sincos2d", "sincos2d_mae"),
+    *("relative", "relative_per_head", "none"),
+)
+POSITION_LOCATIONS = ("stem", "every_layer", "every_layer_shared")
+DTYPES = ("float32", "bfloat16", "mixed_bfloat16", "mixed_float16")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """How a model is trained.
+
+    Exactly one of `steps` and `epochs` says how long.
+
+    Args:
+        source: where its numbers come from.
+        dataset: what it is for, where the user names nothing else.
+        steps: number of updates, the warm-up's among them.
+        epochs: how often each example is seen; the steps are rounded down to whole batches.
+        batch_size: examples in one update, over all devices.
+        accumulation_steps: micro-batches that a batch is computed in, to save memory.
+        remat: whether the encoder's blocks are computed again for their gradients, to save memory.
+        objective: What is learned, `"supervised"`, or without labels `"masked_patches"` or `"mae"`;
+            or an object of that protocol (`keras_vit.training.objectives.base.Objective`).
+        mask_ratio: Share of an image's patches that are hidden, in (0, 1); without labels only, as
+            the next six; None takes the objective's, 0.5 and for `"mae"` 0.75.
+        mask_target: What a hidden patch is to be known by, `"mean_color"`, `"color_4x4"` or
+            `"pixels"`; of `"masked_patches"`, None takes the first.
+        mask_proportions: Shares of the hidden patches that become a mask, become another patch, and
+            stay; of `"masked_patches"`, None takes 0.8, 0.1 and 0.1.
+        normalize_pixels: Whether `"mae"` predicts each patch's pixels with mean 0 and deviation 1;
+            None does.
+        decoder_hidden_size: Width of the decoder of `"mae"`; None takes 512.
+        decoder_depth: Number of its blocks; None takes 8.
+        decoder_num_heads: Number of its heads; None takes 16.
+        optimizer: `"adamw"` (betas 0.9 and `beta_2`) or `"sgd"` (momentum 0.9); or a Keras
+            optimizer, which is taken as it is: the fields from `beta_2` to `global_clipnorm` are
+            those of the names.
+        beta_2: AdamW's factor of the second moment.
+        momentum_dtype: of the optimizer's first moment, `"float32"` or `"bfloat16"`.
+        learning_rate: the highest rate.
+        learning_rates: the rates that a sweep tries.
+        schedule: A Keras `LearningRateSchedule` in the place of `learning_rate`, `decay` and
+            `warmup_steps`.
+        decay: `"linear"` (to 1e-5), `"cosine"` (to 0), `"constant"` or `"staircase"` (to a tenth
+            after each of `boundaries`), after the warm-up.
+        boundaries: steps, of the staircase only.
+        warmup_steps: updates until the rate is `learning_rate`, linearly from 0.
+        weight_decay: decoupled and multiplied by the rate, the meaning of the paper's Table 3.
+        weight_decay_on: `"all"` variables, or `"kernels"` alone, as in big_vision.
+        ema: factor of the moving average of the weights, which is what is evaluated and written
+            (Polyak averaging); None keeps none.
+        global_clipnorm: largest norm of the whole gradient; None does not clip.
+        loss: `"softmax"` or `"sigmoid"` cross-entropy, summed over the classes; or a Keras loss.
+        metrics: Keras metrics of the training's reports in the place of the objective's.
+        label_smoothing: in [0, 1); see `keras_vit.training.losses`.
+        dropout: rate in the model; None keeps that of the model.
+        stochastic_depth: rate of the last block; None keeps that of the model.
+        augmentation: a name in `keras_vit.data.images.augmentation_presets.AUGMENTATIONS`, or what
+            `get_augmentation` there takes in the place of one: a tuple of operations.
+        image_size: (height, width) in pixels, or one integer; None keeps that of the model.
+        resize: evaluation's rule, `"squash"` or `"short_side"`; None keeps that of the model.
+        resize_to: (height, width) in pixels that evaluation resizes to before its central crop.
+        orientation: `"exif"` turns photographs as their EXIF tag says, in training, evaluation and
+            the model that is written; None keeps what the model does.
+        report_steps: updates between two rows of the history, each with a validation.
+        seed: of the weights, the order of the data, the augmentation and the dropout.
+        dtype: dtype or policy of the layers; None takes the global one of Keras.
+        model: a name of `keras_vit.list_models()`, for pre-training; a fine-tuning needs none.
+        patch_size: P; for pre-training, like the others below; None keeps that of `model`.
+        hidden_size: D.
+        mlp_dim: width of the MLPs' hidden layer.
+        num_heads: k.
+        depth: L.
+        class_token: whether a learned token is put before the patches.
+        pooling: `"token"`, `"mean"` or `"attention"`.
+        position_embedding: `"learned"`, `"learned2d"`, `"sincos2d"`,
+            `"sincos2d_mae"`, `"relative"`, `"relative_per_head"` or `"none"`.
+        position_location: `"stem"`, `"every_layer"` or `"every_layer_shared"`.
+        representation_layer: whether a layer of hidden size with tanh is put before the head.
+        head_bias: initial value of the head's bias.
+
+    Raises:
+        ValueError: for a value of another type, out of range or unknown.
+    """
+
+    source: str = ""
+    dataset: str | None = None
+    steps: int | None = None
+    epochs: float | None = None
+    batch_size: int = 512
+    accumulation_steps: int = 1
+    remat: bool = False
+    objective: Any = "supervised"
+    mask_ratio: float | None = None
+    mask_target: str | None = None
+    mask_proportions: tuple[float, ...] | None = None
+    normalize_pixels: bool | None = None
+    decoder_hidden_size: int | None = None
+    decoder_depth: int | None = None
+    decoder_num_heads: int | None = None
+    optimizer: Any = "sgd"
+    beta_2: float = 0.999
+    momentum_dtype: str = "float32"
+    learning_rate: float = 0.03
+    learning_rates: tuple[float, ...] | None = None
+    schedule: Any = None
+    decay: str = "cosine"
+    boundaries: tuple[int, ...] | None = None
+    warmup_steps: int = 0
+    weight_decay: float = 0.0
+    weight_decay_on: str = "all"
+    ema: float | None = None
+    global_clipnorm: float | None = 1.0
+    loss: Any = "softmax"
+    metrics: Any = None
+    label_smoothing: float = 0.0
+    dropout: float | None = None
+    stochastic_depth: float | None = None
+    augmentation: Any = "none"
+    image_size: tuple[int, int] | None = None
+    resize: str | None = None
+    resize_to: tuple[int, int] | None = None
+    orientation: str | None = None
+    report_steps: int = 100
+    seed: int = 0
+    dtype: str | None = None
+    model: str | None = None
+    patch_size: int | None = None
+    hidden_size: int | None = None
+    mlp_dim: int | None = None
+    num_heads: int | None = None
+    depth: int | None = None
+    class_token: bool | None = None
+    pooling: str | None = None
+    position_embedding: str | None = None
+    position_location: str | None = None
+    representation_layer: bool | None = None
+    head_bias: float | None = None
+
+    def __post_init__(self):
+        for field, kind in _FIELD_TYPES.items():
+            object.__setattr__(self, field, typed(field, getattr(self, field), kind))
+        if (self.steps is None) == (self.epochs is None):
+            raise ValueError(
+                "a recipe must have either `steps` or `epochs`. "
+                f"Received: steps={self.steps}, epochs={self.epochs}"
+            )
+        for field in ("steps", "epochs", "batch_size", "accumulation_steps", "learning_rate"):
+            self._check(field, lambda value: value > 0, "positive")
+        for field in ("report_steps", "patch_size", "hidden_size", "mlp_dim", "num_heads", "depth"):
+            self._check(field, lambda value: value > 0, "positive")
+        for field in ("decoder_hidden_size", "decoder_depth", "decoder_num_heads"):
+            self._check(field, lambda value: value > 0, "positive")
+        self._check("mask_ratio", lambda value: 0 < value < 1, "in (0, 1)")
+        self._check(
+            "mask_proportions",
+            lambda shares: len(shares) == 3 and min(shares) >= 0 and abs(sum(shares) - 1) < 1e-6,
+            "three shares that sum to 1",
+        )
+        for field in ("warmup_steps", "weight_decay"):
+            self._check(field, lambda value: value >= 0, "at least 0")
+        for field in ("label_smoothing", "dropout", "stochastic_depth", "ema", "beta_2"):
+            self._check(field, lambda value: 0 <= value < 1, "in [0, 1)")
+        self._check("global_clipnorm", lambda value: value > 0, "positive, or none")
+        self._check("seed", lambda value: 0 <= value < 2**31, "in [0, 2**31)")
+        for field in ("image_size", "resize_to", "learning_rates"):
+            self._check(field, lambda numbers: numbers and min(numbers) > 0, "positive")
+        self._check(
+            "boundaries", lambda steps: steps and list(steps) == sorted(set(steps)), "rising"
+        )
+        for field, known in (
+            ("objective", OBJECTIVES),
+            ("mask_target", MASK_TARGETS),
+            ("optimizer", OPTIMIZERS),
+            ("momentum_dtype", MOMENTUM_DTYPES),
+            ("decay", DECAYS),
+            ("weight_decay_on", DECAYED),
+            ("resize", RESIZE_RULES),
+            ("orientation", ORIENTATIONS),
+            ("position_embedding", POSITION_EMBEDDINGS),
+            ("position_location", POSITION_LOCATIONS),
+            ("loss", LOSSES),
+            ("dtype", DTYPES),
+        ):
+            is_known = functools.partial(_is_known, known=known, objects=field in _OBJECT_METHODS)
+            self._check(field, is_known, f"one of {known}")
+        for field, (methods, rule) in _OBJECT_METHODS.items():
+            if not _is_object_or_name(field, getattr(self, field), methods):
+                raise ValueError(f"`{field}` must be {rule}. Received: {getattr(self, field)!r}")
+        self._check_objective_fields()
+        if (self.boundaries is not None) != (self.decay == "staircase"):
+            raise ValueError(
+                "`boundaries` must be given for the staircase and for no other decay. "
+                f"Received: {self.boundaries} for {self.decay!r}"
+            )
+        if self.batch_size % self.accumulation_steps:
+            raise ValueError(
+                "`batch_size` must be a multiple of `accumulation_steps`. "
+                f"Received: {self.batch_size} and {self.accumulation_steps}"
+            )
+        if self.steps is not None and self.warmup_steps >= self.steps:
+            raise ValueError(
+                "`warmup_steps` must be less than `steps`. "
+                f"Received: warmup_steps={self.warmup_steps}, steps={self.steps}"
+            )
+
+    def _check_objective_fields(self):
+        own = OBJECTIVE_FIELDS.get(self.objective, ()) if isinstance(self.objective, str) else ()
+        for field in dict.fromkeys(sum(OBJECTIVE_FIELDS.values(), ())):
+            if field not in own and getattr(self, field) is not None:
+                whose = [name for name, fields in OBJECTIVE_FIELDS.items() if field in fields]
+                raise ValueError(
+                    f"`{field}` is of the objectives {', '.join(whose)}. Received: "
+                    f"{getattr(self, field)!r} for {self.objective!r}"
+                )
+
+    def _check(self, field, is_good, rule):
+        value = getattr(self, field)
+        if value is not None and not is_good(value):
+            raise ValueError(f"`{field}` must be {rule}. Received: {value!r}")
+
+    def describe(self):
+        """The fields as JSON can hold them; objects by their class and their configuration."""
+        return {
+            field.name: described(getattr(self, field.name)) for field in dataclasses.fields(self)
+        }
+
+    def num_steps(self, num_examples):
+        """The number of updates on a data set of that size.
+
+        Raises:
+            ValueError: if there is none, or the warm-up takes them all.
+
+        >>> Recipe(epochs=3, batch_size=64).num_steps(1000)
+        46
+        """
+        if num_examples < 1:
+            raise ValueError(f"a training must have examples. Received: {num_examples}")
+        if self.steps is not None:
+            return self.steps
+        steps = int(self.epochs * num_examples / self.batch_size)
+        if steps < 1 or self.warmup_steps >= steps:
+            raise ValueError(
+                f"{self.epochs:g} epochs of {num_examples} examples in batches of "
+                f"{self.batch_size} are {steps} steps, and `warmup_steps` must be less. "
+                f"Received: warmup_steps={self.warmup_steps}; give more `epochs`, a smaller "
+                "`batch_size` or `steps`"
+            )
+        return steps
+
+    def rates(self):
+        """The fields of a model's configuration that the recipe sets for any model, by name."""
+        return self._given(("dropout", "stochastic_depth"))
+
+    def architecture(self):
+        """The fields of a model's configuration that the recipe sets for a new model, by name."""
+        return self._given(ARCHITECTURE_FIELDS)
+
+    def _given(self, fields):
+        values = {field: getattr(self, field) for field in fields}
+        return {field: value for field, value in values.items() if value is not None}
+
+
+# What changes the architecture of `model`; a fine-tuning takes its architecture from a file.
+ARCHITECTURE_FIELDS = (
+    "patch_size",
+    "hidden_size",
+    "mlp_dim",
+    "num_heads",
+    "depth",
+    "class_token",
+    "pooling",
+    "position_embedding",
+    "position_location",
+    "representation_layer",
+    "head_bias",
+)
+
+# Field -> (methods of the objects that it takes beside names, what it must be).
+_OBJECT_METHODS = {
+    "objective": (
+        ("build", "targets", "loss", "metrics", "finish"),
+        f"one of {OBJECTIVES}, or an object of the protocol `Objective`",
+    ),
+    "optimizer": (("apply", "get_config"), f"one of {OPTIMIZERS}, or a Keras optimizer"),
+    "schedule": (("get_config", "__call__"), "a Keras learning rate schedule, or none"),
+    "loss": (("__call__",), f"one of {LOSSES}, or a Keras loss"),
+    "metrics": (("update_state", "get_config"), "a list of Keras metrics, or none"),
+    "augmentation": ((), "a name or an augmentation"),
+}
+_FIELD_TYPES = typing.get_type_hints(Recipe)
+
+
+def _is_known(value, known, objects):
+    return value in known if isinstance(value, str) or not objects else True
+
+
+def _is_object_or_name(field, value, methods):
+    is_optional = field in ("schedule", "metrics")  # and has no names
+    if value is None or isinstance(value, str):
+        return is_optional == (value is None)
+    if isinstance(value, type | bool | int | float):
+        return False
+    parts = value if isinstance(value, tuple) else (value,)
+    return all(callable(getattr(part, method, None)) for part in parts for method in methods)
+
+
+def parse_overrides(assignments):
+    """Recipe fields from the command line.
+
+    Args:
+        assignments: texts "FIELD=VALUE"; "none" is None, a size is "32" or "32,48", and
+            several numbers are "0.01,0.03".
+
+    Returns:
+        A dict from field to a value of its type.
+
+    Raises:
+        ValueError: for a text without "=", an unknown or repeated field, or an ill-typed value.
+
+    >>> parse_overrides(["learning_rate=0.01", "image_size=24,32", "epochs=none"])
+    {'learning_rate': 0.01, 'image_size': (24, 32), 'epochs': None}
+    """
+    overrides = {}
+    for assignment in assignments:
+        field, equals, text = assignment.partition("=")
+        field, text = field.strip(), text.strip()
+        if not equals:
+            raise ValueError(f"a recipe's field is set as FIELD=VALUE. Received: {assignment!r}")
+        check_field(field)
+        if field in overrides:
+            raise ValueError(f"a field can be set once. Received: `{field}` twice")
+        overrides[field] = parse(field, text, _FIELD_TYPES[field])
+    return overrides
+
+
+def check_field(field):
+    if field not in _FIELD_TYPES:
+        close = difflib.get_close_matches(field, _FIELD_TYPES, n=3) or sorted(_FIELD_TYPES)
+        raise ValueError(f"a recipe has no field {field!r}. Close: {', '.join(close)}")

@@ -1,0 +1,106 @@
+"""ONNX and LiteRT files: what their own runtimes compute from them."""
+
+import json
+import os
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from keras_vit.errors import ExportError
+from keras_vit.layers import attention
+from keras_vit.serving import onnx_litert
+from keras_vit.serving.onnx_litert import export_litert, export_onnx
+
+MODELS = {
+    "tanh": ("ViT-Ti/16", {"depth": 1}),
+    # Made of erfc, which ONNX does not have.
+    "exact": ("ViT-Ti/16", {"depth": 1, "gelu": "exact"}),
+    "hybrid": ("R+ViT-Ti/16", {"depth": 1, "patch_size": 1}),
+    "bit": ("BiT-R50x1", {"stage_depths": (1, 1)}),
+}
+# Of the largest logit, as the runtimes were seen to differ on small random models, and some more.
+TOLERANCES = {"float32": 1e-5, "float16": 2e-3, "int8": 5e-2}
+
+
+def relative_difference(model, logits, tensors):
+    expected = model.predict_on_batch(tensors)
+    return np.abs(logits - expected).max() / np.abs(expected).max()
+
+
+def batch(size):
+    return np.random.default_rng(size).uniform(-1, 1, (size, 32, 32, 3)).astype(np.float32)
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_export_onnx_gives_logits_of_predict(make_model, tmp_path, kind):
+    pytest.importorskip("tf2onnx")
+    onnxruntime = pytest.importorskip("onnxruntime")
+    name, overrides = MODELS[kind]
+    model = make_model(name, **overrides)
+    path = tmp_path / "model.onnx"
+    report = export_onnx(model, path)
+    assert report.format == "ONNX, opset 17"
+    assert 0 < report.difference <= TOLERANCES["float32"]
+    session = onnxruntime.InferenceSession(path)
+    assert [tuple(value.shape) for value in session.get_inputs()] == [("batch", 32, 32, 3)]
+    for size in (1, 2, 5):
+        logits = session.run(["logits"], {"tensors": batch(size)})[0]
+        assert relative_difference(model, logits, batch(size)) <= TOLERANCES["float32"]
+    description = json.loads(session.get_modelmeta().custom_metadata_map["keras_vit"])
+    assert description == json.loads((tmp_path / "model.onnx.json").read_text())
+    assert description["class_names"] == list(model.class_names)
+
+
+def test_export_litert_of_many_tokens_computes_attention_at_once(make_model, tmp_path, monkeypatch):
+    monkeypatch.setattr(attention, "BLOCKWISE_TOKENS", 4)
+    report = export_litert(make_model("ViT-Ti/8", depth=1), tmp_path / "model.tflite")
+    assert 0 < report.difference <= TOLERANCES["float32"]
+
+
+def test_export_onnx_without_its_packages_says_what_to_install(model, tmp_path, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "onnx", None)
+    with pytest.raises(ImportError, match="keras-vision-transformer\\[onnx\\]"):
+        export_onnx(model, tmp_path / "model.onnx")
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("kind", "storage"),
+    [("tanh", "float32"), ("exact", "float32"), ("tanh", "float16"), ("tanh", "int8")]
+    + [("hybrid", "int8"), ("bit", "float32")],
+)
+def test_export_litert_gives_logits_of_predict(make_model, tmp_path, kind, storage):
+    name, overrides = MODELS[kind]
+    model = make_model(name, **overrides)
+    path = tmp_path / "model.tflite"
+    report = export_litert(model, path, storage=storage)
+    assert 0 < report.difference <= TOLERANCES[storage]
+    interpreter = tf.lite.Interpreter(str(path))
+    runner = interpreter.get_signature_runner()
+    for size in (1, 5):
+        logits = runner(tensors=batch(size))["logits"]
+        assert relative_difference(model, logits, batch(size)) <= TOLERANCES[storage]
+    description = json.loads((tmp_path / "model.tflite.json").read_text())
+    assert (description["storage"], description["format"]) == (storage, "keras_vit.litert/1")
+
+
+def test_export_litert_that_differs_is_not_written(model, tmp_path, monkeypatch):
+    def prepared(*arguments):
+        function, variables, description = original(*arguments)
+
+        def wrong(tensors):
+            return {name: 1.001 * value for name, value in function(tensors).items()}
+
+        return tf.function(wrong, input_signature=function.input_signature), variables, description
+
+    original = onnx_litert._prepared
+    monkeypatch.setattr(onnx_litert, "_prepared", prepared)
+    with pytest.raises(ExportError, match="does not reproduce the model"):
+        export_litert(model, tmp_path / "model.tflite")
+    assert os.listdir(tmp_path) == []
+
+
+def test_export_litert_unknown_storage_is_an_error(model, tmp_path):
+    with pytest.raises(ValueError, match="`storage` must be one of .*Received: 'int4'"):
+        export_litert(model, tmp_path / "model.tflite", storage="int4")
