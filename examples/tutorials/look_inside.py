@@ -5,6 +5,7 @@
 # how far its heads look, and where. The model is the one that comes with the package.
 
 # %%
+# %matplotlib inline
 import os
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -59,7 +60,7 @@ for column, path in enumerate(pictures):
         axes[row, column].imshow(shown)
         axes[row, column].axis("off")
     axes[0, column].set_title(path.stem, fontsize=8)
-figure
+plt.show()
 
 # %% [markdown]
 # How alike the blocks' representations are (linear CKA):

@@ -6,6 +6,7 @@
 # scikit-learn's digits, at a size for two cores and a minute.
 
 # %%
+# %matplotlib inline
 import os
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -31,7 +32,7 @@ rows = list(csv.DictReader((work / "mae" / "history.csv").open()))
 figure, axes = plt.subplots(figsize=(5, 3))
 axes.plot([int(row["step"]) for row in rows], [float(row["loss"]) for row in rows])
 axes.set(xlabel="step", ylabel="mean squared error of a hidden pixel")
-figure
+plt.show()
 
 # %% [markdown]
 # A loss of 1 is that of predicting each patch's mean. What is written is the encoder alone:
