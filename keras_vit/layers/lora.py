@@ -98,11 +98,13 @@ class Adaptable:
         return outputs if lora is None else outputs + lora(inputs, training=training)
 
     def save_own_variables(self, store):
-        super().save_own_variables(store)
-        own = [*self._trainable_variables, *self._non_trainable_variables]
-        for kernel, lora in self.adapters():
-            (index,) = (i for i, variable in enumerate(own) if variable is kernel)
-            store[str(index)] = merged(kernel, lora)
+        adapters = {id(kernel): lora for kernel, lora in self.adapters()}
+        if not adapters:
+            super().save_own_variables(store)
+            return
+        for i, variable in enumerate([*self._trainable_variables, *self._non_trainable_variables]):
+            lora = adapters.get(id(variable))
+            store[str(i)] = variable if lora is None else merged(variable, lora)
 
 
 class Dense(Adaptable, keras.layers.Dense):
@@ -159,6 +161,7 @@ def add_lora(model, shapes, alpha, rate=0.0):
     for path, rank in shapes.items():
         layer, name = places[path]
         _attach(layer, name, rank, alpha, rate)
+    _forget_traces(model)
 
 
 def _attach(layer, name, rank, alpha, rate):
@@ -166,7 +169,7 @@ def _attach(layer, name, rank, alpha, rate):
     *scopes, _ = getattr(layer, name).path.split("/")
     lora = LowRank(rank, features_out, alpha, rate, dtype=layer.dtype_policy, name=f"{name}_lora")
     with contextlib.ExitStack() as stack:
-        for scope in (*scopes, lora.name):
+        for scope in scopes:
             stack.enter_context(keras.name_scope(scope))
         lora.build((None, features_in))
         lora.built = True
@@ -179,7 +182,7 @@ def _attach(layer, name, rank, alpha, rate):
 def merge_lora(model):
     """Adds what each `LowRank` has learned to its kernel and takes it away: an ordinary model.
 
-    What is trained and what is frozen stays as it is otherwise.
+    What is frozen stays frozen; `compile` the model again to train it.
 
     Args:
         model: A layer or model.
@@ -190,11 +193,20 @@ def merge_lora(model):
     for layer in adaptable_layers(model):
         for kernel, lora in layer.adapters():
             kernel.assign(merged(kernel, lora))
+            # Functions that were traced before go on adding A B.
+            lora.b.assign(ops.zeros_like(lora.b))
             layer._tracker.unlock()
             layer._tracker.untrack(lora)
             delattr(layer, lora.name)
             layer._tracker.lock()
+    _forget_traces(model)
     return model
+
+
+def _forget_traces(model):
+    for name in ("train_function", "test_function", "predict_function"):
+        if getattr(model, name, None) is not None:
+            setattr(model, name, None)
 
 
 def merged_arrays(model):

@@ -82,6 +82,31 @@ def _set(layer, path, trainable, default):
     return paths
 
 
+def freeze_all_but(model, is_trained):
+    """Trains adapters (`keras_vit.layers.lora`) and the variables that a function chooses.
+
+    Args:
+        model: A model that is built.
+        is_trained: A function of a variable's path; it is not asked about what is never trained.
+    """
+    set_trainable(model, {})
+    for variable in model.trainable_variables:
+        variable.trainable = "_lora/" in variable.path or bool(is_trained(variable.path))
+    _freeze_layers(model)
+
+
+def _freeze_layers(layer):
+    """Says of layers of which no variable is trained that they are not, as Keras's summary shows.
+
+    The model itself stays as it is: what is put upon it is trained.
+    """
+    for part in parts_of(layer).values():
+        if part.weights and not any(variable.trainable for variable in part.weights):
+            part.trainable = False
+        else:
+            _freeze_layers(part)
+
+
 class CompositeLayer(keras.layers.Layer):
     """A layer that is made of layers; its configuration says which of them are trained.
 
