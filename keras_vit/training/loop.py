@@ -11,6 +11,7 @@ import keras
 
 from keras_vit.data import pipeline
 from keras_vit.data.input_wait import WaitingShare
+from keras_vit.layers.trainable import get_trainable, set_trainable
 from keras_vit.train_step import TrainableModel
 from keras_vit.training import evaluation, outputs, run_folder
 from keras_vit.training.callbacks import Evaluate, Progress, RequireFiniteLoss, StopAfter
@@ -19,6 +20,8 @@ from keras_vit.training.objectives.registry import objective_of
 from keras_vit.training.optimizers import make_optimizer, rate_at
 from keras_vit.training.recipe_objects import copied
 from keras_vit.training.resume.exact_resume import ExactResume, remembers
+from keras_vit.training.tuning import merge_lora, rate_factors, set_tune_of
+from keras_vit.zoo import adapters
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +69,9 @@ def train(run):
         # Data: a function of (seed, step), so that they go on from there.
         waiting = WaitingShare() if options.measure_input_wait else None
         data = _data(run, objective, base.preprocessing, state.step, waiting)
-        # Optimizer and step: gradient -> guard -> update, in `keras_vit.train_step`.
+        # What is trained, and optimizer and step: gradient -> guard -> update, in
+        # `keras_vit.train_step`.
+        was_trained = get_trainable(model)
         compile_model(model, recipe, objective, run.total_steps)
         state.restore(model, data)
         # Evaluators: with each report, on the averaged weights.
@@ -75,11 +80,15 @@ def train(run):
         evaluate = Evaluate(evaluators, recipe.report_steps, run.total_steps, finished)
         # Loop.
         rows = _fit(run, model, data, [evaluate], state, waiting)
-        # Files.
+        # Files: an ordinary model, with what LoRA has learned in its kernels.
+        adapter = adapters.adapter_of(finished)
+        for trained in (model, finished):
+            merge_lora(trained)
+        set_trainable(model, was_trained)
         results = evaluation.last_and_test(run, objective, finished, evaluators, rows)
         metrics = outputs.metrics(run, objective, finished, rows, results, state, waiting)
         if placement.workers.is_chief:
-            outputs.write(folder, finished, metrics, rows, recipe)
+            outputs.write(folder, finished, metrics, rows, recipe, adapter)
     if options.report and placement.workers.is_chief:
         outputs.write_report(run, finished)
     files = outputs.paths(run.workdir)
@@ -87,7 +96,7 @@ def train(run):
 
 
 def compile_model(model, recipe, objective, total_steps):
-    """Compiles a model by a recipe: what a `fit` of one's own needs of it.
+    """Freezes what a recipe does not train, and compiles: what a `fit` of one's own needs of it.
 
     Args:
         model: A model of this package.
@@ -95,13 +104,16 @@ def compile_model(model, recipe, objective, total_steps):
         objective: `Objective`.
         total_steps: Number of updates of the training.
     """
+    set_tune_of(model, recipe)
     variables = model.trainable_variables
+    factors = rate_factors(model, recipe.layer_decay, recipe.head_rate_factor)
     scales_loss = model.dtype_policy.name == "mixed_float16"
     metrics = objective.metrics()
     if recipe.metrics is not None:
         metrics = [copied(metric) for metric in recipe.metrics]
+    optimizer = make_optimizer(recipe, total_steps, variables, scales_loss, factors)
     model.compile(
-        optimizer=make_optimizer(recipe, total_steps, variables, dynamic_loss_scale=scales_loss),
+        optimizer=optimizer,
         loss=objective.loss() if isinstance(recipe.loss, str) else recipe.loss,
         metrics=metrics,
         accumulation_steps=recipe.accumulation_steps,

@@ -16,9 +16,14 @@ from absl import logging
 from keras_vit.files import check_not_empty_path, sync
 
 # In the order in which they appear: a folder that has the model has everything.
-FILES = ("recipe.json", "history.csv", "metrics.json", "checkpoint.npz", "model.keras")
+FILES = (
+    *("recipe.json", "history.csv", "metrics.json", "adapter_config.json"),
+    *("adapter_model.safetensors", "checkpoint.npz", "model.keras"),
+)
 # Of models that no format of other libraries holds there is no checkpoint.
 CHECKPOINT, MODEL = FILES[-2:]
+# Beside a checkpoint, what a run may have or not: the adapter of LoRA.
+OPTIONAL = FILES[3:-1]
 # Entries of metrics.json that describe the run; its other dicts are measurements.
 DESCRIPTIONS = ("data", "recipe")
 # While it is trained: the states that it can go on from.
@@ -256,7 +261,7 @@ def _remove_empty(folders):
 
 
 def _publish(temporary, workdir):
-    names = [name for name in FILES if name != CHECKPOINT or (temporary / name).exists()]
+    names = [name for name in FILES if name not in OPTIONAL or (temporary / name).exists()]
     for name in names:
         sync(temporary / name)
     mark(workdir)  # again, if somebody has deleted the folder meanwhile
@@ -265,6 +270,7 @@ def _publish(temporary, workdir):
         (workdir / name).unlink(missing_ok=True)
     for name in names:
         os.replace(temporary / name, workdir / name)
-    if CHECKPOINT not in names:
-        (workdir / CHECKPOINT).unlink(missing_ok=True)
+    for name in OPTIONAL:
+        if name not in names:
+            (workdir / name).unlink(missing_ok=True)
     sync(workdir)
