@@ -9,7 +9,6 @@ Shapes: I features in, O features out, R rank.
 import contextlib
 
 import keras
-import numpy as np
 from keras import ops
 
 from keras_vit.layers.regularization import dropout, seed_generator
@@ -63,7 +62,7 @@ class LowRank(keras.layers.Layer):
 
     def load_own_variables(self, store):
         """Adds nothing to a kernel that was just loaded."""
-        self.b.assign(ops.zeros_like(self.b))
+        self.b.assign(ops.zeros(self.b.shape))
 
     def compute_output_shape(self, input_shape):
         return (*input_shape[:-1], self.units)
@@ -194,7 +193,7 @@ def merge_lora(model):
         for kernel, lora in layer.adapters():
             kernel.assign(merged(kernel, lora))
             # Functions that were traced before go on adding A B.
-            lora.b.assign(ops.zeros_like(lora.b))
+            lora.b.assign(ops.zeros(lora.b.shape))
             layer._tracker.unlock()
             layer._tracker.untrack(lora)
             delattr(layer, lora.name)
@@ -214,7 +213,7 @@ def merged_arrays(model):
     merged_kernels = {kernel.path: merged(kernel, lora) for kernel, lora in adapters_of(model)}
     skipped = {v.path for _, lora in adapters_of(model) for v in lora.weights}
     return {
-        v.path: merged_kernels.get(v.path, np.asarray(ops.convert_to_numpy(v.value)))
+        v.path: merged_kernels.get(v.path, ops.convert_to_numpy(v.value))
         for v in model.weights
         if v.path not in skipped
     }

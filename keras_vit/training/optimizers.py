@@ -111,25 +111,17 @@ class _Optimizer(keras.optimizers.Optimizer):
 
     def update_step(self, gradient, variable, learning_rate):
         factor = self._factors[self._get_variable_index(variable)]
-        if factor:
-            rate = learning_rate if factor == 1.0 else learning_rate * factor
-            self._update(gradient, variable, rate)
+        if not factor:
+            return
+        rate = learning_rate if factor == 1.0 else learning_rate * factor
+        if self.rate_factors and self.weight_decay and self._use_weight_decay(variable):
+            decay = ops.cast(rate, variable.dtype) * self.weight_decay
+            self.assign_sub(variable, variable * decay)
+        self._update(gradient, variable, rate)
 
     def _apply_weight_decay(self, variables):
-        if self.weight_decay is None or self.rate_factors is None:
+        if not self.rate_factors:  # else each variable's update does it
             super()._apply_weight_decay(variables)
-            return
-        whole, groups = self.weight_decay, {}
-        for variable in variables:
-            factor = self._factors[self._get_variable_index(variable)]
-            groups.setdefault(factor, []).append(variable)
-        groups.pop(0.0, None)
-        try:
-            for factor, group in groups.items():
-                self.weight_decay = whole * factor
-                super()._apply_weight_decay(group)
-        finally:
-            self.weight_decay = whole
 
     def _update_model_variables_moving_average(self, trainable_variables):
         super()._update_model_variables_moving_average(trainable_variables)

@@ -110,7 +110,7 @@ def write(folder, model, metrics, rows, recipe, adapter=None):
 
 def paths(workdir):
     """Path of each file of a finished run, by name."""
-    optional = (run_folder.SPLIT, run_folder.REPORT)
+    optional = (*run_folder.ADAPTER, run_folder.SPLIT, run_folder.REPORT)
     found = [name for name in optional if (workdir / name).is_file()]
     return {name: workdir / name for name in (*run_folder.present(workdir), *found)}
 
