@@ -51,6 +51,8 @@ ALLOWED = {
     ("checkpoints/catalog/published.py", "_table", "loads"): "our own file",
     ("checkpoints/catalog/published.py", "_table", "read_text"): "our own file",
     ("checkpoints/matching.py", "indices", "int"): "at most nine digits by its pattern",
+    ("inference/masks.py", "saved_segmentation", "loads"): "bounded, and its fields are checked",
+    ("inference/masks.py", "write_masks", "float"): "a number of ours",
     ("inference/predict.py", "_read_description", "loads"): "bounded, and its fields are checked",
     ("inference/predict.py", "__init__", "int"): "a model's shape",
     ("inference/predict.py", "_answers", "int"): "an index of ours",

@@ -70,6 +70,11 @@ def run(flag_values, arguments):
     if path is not None:
         path = output.check_new_file(path, flag_values.overwrite)
 
+    from keras_vit.zoo.segmentation import find_segmentation
+
+    if find_segmentation(flag_values.model) is not None:
+        _evaluate_masks(flag_values, path)
+        return
     import keras_vit
     from keras_vit.data import integrity, pipeline
     from keras_vit.evaluators.classification import evaluate
@@ -122,6 +127,39 @@ def run(flag_values, arguments):
     ]
     if published is not None:
         rows.insert(1, ("published", _beside(metrics)))
+    if path is not None:
+        rows.append(("written to", path))
+    output.print_summary(f"evaluated {flag_values.model} on {info.name} {flag_values.split}", rows)
+
+
+def _evaluate_masks(flag_values, path):
+    """The same for a segmentation: mean intersection over union and pixel accuracy."""
+    for name in ("real_labels", "class_names", "max_bad_fraction"):
+        if flag_values[name].present:
+            raise UsageError(f"--{name} is not of a segmentation model")
+    import keras_vit
+    from keras_vit.data.catalog.masks import resolve_masks
+    from keras_vit.evaluators.segmentation import evaluate_masks
+
+    info = resolve_masks(
+        flag_values.dataset,
+        flag_values.data_dir,
+        download=flag_values.download,
+        max_pixels=flag_values.max_pixels,
+    )
+    info.num_examples(flag_values.split)
+    model = training_flags.turn(keras_vit.from_pretrained(flag_values.model), flag_values)
+    found = evaluate_masks(model, info, flag_values.split, flag_values.batch_size)
+    about = {"model": flag_values.model, "dataset": info.name, "split": flag_values.split}
+    if path is not None:
+        output.write_json(path, {**about, **found})
+    if flag_values.json:
+        print(json.dumps({**about, **found}))
+        return
+    iou = found.pop("iou")
+    rows = [(name.replace("_", " "), value) for name, value in found.items()]
+    rows += [(f"IoU of {name}", "-" if value is None else value) for name, value in iou.items()]
+    rows = [(name, f"{v:.4f}" if isinstance(v, float) else v) for name, v in rows]
     if path is not None:
         rows.append(("written to", path))
     output.print_summary(f"evaluated {flag_values.model} on {info.name} {flag_values.split}", rows)

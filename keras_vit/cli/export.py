@@ -132,13 +132,50 @@ def run(flag_values, arguments):
         raise UsageError(f"export needs one path to write to. Received: {len(arguments)}")
     path = output.check_output_path(arguments[0], "the export")
     class_names = _read_class_names(flag_values.class_names)
-    if flag_values.format == "saved_model":
+    from keras_vit.zoo.segmentation import find_segmentation
+
+    if find_segmentation(flag_values.model) is not None:
+        _export_segmentation(flag_values, path, class_names)
+    elif flag_values.format == "saved_model":
         output.check_writable_folder(path)
         _export_saved_model(flag_values, path, class_names)
     else:
         _check_flags(flag_values)
         output.check_new_file(path, flag_values.overwrite)
         _export_file(flag_values, path, class_names)
+
+
+def _export_segmentation(flag_values, directory, class_names):
+    """A SavedModel that answers with masks."""
+    own = ("max_pixels",)
+    for name in ("quantization", *SAVED_MODEL_FLAGS):
+        if flag_values[name].present and name not in own:
+            raise UsageError(f"--{name} is not of a segmentation model")
+    if flag_values.format != "saved_model":
+        raise UsageError("a segmentation model is exported with --format=saved_model")
+    output.check_writable_folder(directory)
+    import keras_vit
+    from keras_vit.serving.segmentation import MODEL_JSON, export_segmentation
+    from keras_vit.serving.versions import folder_bytes
+
+    model = training_flags.turn(keras_vit.from_pretrained(flag_values.model), flag_values)
+    version, difference = export_segmentation(
+        model,
+        directory,
+        class_names=class_names,
+        metrics=_read_metrics(flag_values.model),
+        max_pixels=flag_values.max_pixels,
+    )
+    output.print_summary(
+        f"exported {model.name}, {model.head.num_classes} classes",
+        [
+            ("SavedModel", version),
+            ("size", f"{folder_bytes(version) / 1e6:.1f} MB"),
+            ("description", version / "assets" / MODEL_JSON),
+            ("signatures", "image, serving_default, tensors"),
+            ("difference", f"{difference:.1e} of the largest logit, at most"),
+        ],
+    )
 
 
 def _check_flags(flag_values):

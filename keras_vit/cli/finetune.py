@@ -93,7 +93,9 @@ def run(flag_values, arguments):
             raise UsageError(f"finetune takes --sweep or --{flag}, not both")
         del keywords[flag]
     del keywords["report"]
-    keywords["recipe"] = keywords["recipe"] or default_recipe(flag_values.dataset)
+    keywords["recipe"] = keywords["recipe"] or default_recipe(
+        flag_values.dataset, keywords.get("objective")
+    )
     result = sweep(*sources, **keywords)
     if not flag_values.json:
         output.print_table(

@@ -30,6 +30,7 @@ COMMANDS = {
     "probe": "keras_vit.cli.probe",
     "reproduce": "keras_vit.cli.reproduce",
     "predict": "keras_vit.cli.predict",
+    "features": "keras_vit.cli.features",
     "export": "keras_vit.cli.export",
     "convert": "keras_vit.cli.convert",
     "inspect": "keras_vit.cli.inspect",

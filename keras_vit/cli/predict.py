@@ -58,8 +58,14 @@ def define_flags(flag_values):
     flags.DEFINE_string(
         "output",
         None,
-        "write to this file instead, .csv or .jsonl; an interrupted command goes on where it "
-        "stopped",
+        "write to this file instead, .csv or .jsonl; of a segmentation model the folder of the "
+        "masks; an interrupted command goes on where it stopped",
+        flag_values=flag_values,
+    )
+    flags.DEFINE_boolean(
+        "overlay",
+        False,
+        "of a segmentation model: write NAME_overlay.png beside each mask",
         flag_values=flag_values,
     )
     flags.DEFINE_boolean(
@@ -78,6 +84,11 @@ def run(flag_values, arguments):
         raise UsageError(
             "predict needs paths of image files or folders, or - for a list of paths on stdin"
         )
+    segmentation = _find_segmentation(flag_values)
+    if segmentation is not None:
+        return _write_masks(flag_values, segmentation, _expand_stdin(arguments))
+    if flag_values.overlay:
+        raise UsageError("--overlay is of a segmentation model")
     path = flag_values.output
     if path is not None:
         path = prediction_file.check_output(path, flag_values.overwrite)
@@ -97,6 +108,55 @@ def run(flag_values, arguments):
             num_errors += answer.error is not None
         return errors.FAILURE if num_errors else errors.SUCCESS
     return _write(flag_values, path, files, failures)
+
+
+def _find_segmentation(flag_values):
+    """A function that opens the model, if it is a segmentation model, else None."""
+    if flag_values.saved_model is not None:
+        from keras_vit.inference.masks import saved_segmentation
+
+        found = saved_segmentation(flag_values.saved_model)
+        return None if found is None else lambda: found
+    if not (os.path.isdir(flag_values.model) or flag_values.model.endswith(".keras")):
+        return None  # a name, or a file of another kind: nothing heavy is imported yet
+    from keras_vit.zoo.segmentation import find_segmentation, load_segmentation
+
+    path = find_segmentation(flag_values.model)
+    return path and (lambda: training_flags.turn(load_segmentation(path), flag_values))
+
+
+def _write_masks(flag_values, load, paths):
+    """Writes the masks of images; returns the exit code."""
+    for name in ("top_k", "activation"):
+        if flag_values[name].present:
+            raise UsageError(f"--{name} is not of a segmentation model")
+    if flag_values.output is None:
+        raise UsageError("predict needs --output=FOLDER for the masks of a segmentation model")
+    folder = output.check_output_path(flag_values.output)
+    output.check_writable_folder(folder)
+
+    from keras_vit.inference.masks import write_masks
+
+    answers = write_masks(
+        load(),
+        paths,
+        folder,
+        overlays=flag_values.overlay,
+        overwrite=flag_values.overwrite,
+        batch_size=flag_values.batch_size,
+        max_pixels=flag_values.max_pixels,
+    )
+    num_masks = num_errors = 0
+    for answer in answers:
+        num_masks += answer.error is None
+        num_errors += answer.error is not None
+        if flag_values.json:
+            _print(json.dumps(dataclasses.asdict(answer)))
+        _report_error(answer)
+    if not flag_values.json:
+        rows = [("masks", num_masks), ("unreadable", num_errors), ("written to", folder)]
+        output.print_summary("predicted masks", rows)
+    return errors.FAILURE if num_errors else errors.SUCCESS
 
 
 def _answers(classifier, flag_values, files, failures):

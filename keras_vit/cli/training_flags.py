@@ -63,6 +63,14 @@ def define(flag_values, recipe, workdir=None):
         lower_bound=1,
         flag_values=flag_values,
     )
+    flags.DEFINE_enum(
+        "task",
+        None,
+        list(TASKS),
+        "what is learned, in the place of the recipe's objective; segmentation needs a folder "
+        "SPLIT/images with SPLIT/masks",
+        flag_values=flag_values,
+    )
     define_data(flag_values)
     define_bad_fraction(flag_values)
     define_max_pixels(flag_values)
@@ -163,6 +171,14 @@ def define_bad_fraction(flag_values):
     )
 
 
+# --task -> the recipe's objective.
+TASKS = {"classification": "supervised", "segmentation": "segmentation"}
+
+
+def _task(flag_values):
+    return {} if flag_values.task is None else {"objective": TASKS[flag_values.task]}
+
+
 def arguments(flag_values):
     """The keyword arguments of `pretrain` and `finetune` that the flags give.
 
@@ -180,6 +196,7 @@ def arguments(flag_values):
         "overwrite": flag_values.overwrite,
         "report": flag_values.report,
         "checkpoint_steps": flag_values.checkpoint_steps,
+        **_task(flag_values),
         **parse_overrides(flag_values["set"].value),
     }
 
@@ -191,6 +208,11 @@ def placement(flag_values):
         ValueError: as `keras_vit.distribution.strategy.place`.
     """
     return place(flag_values.strategy, tpu=flag_values.tpu, model_shards=flag_values.model_shards)
+
+
+def _shown(values):
+    """Pairs of what is printed of a split: not each class of a segmentation."""
+    return [pair for pair in sorted(values.items()) if pair[0] != "count" and pair[0][:4] != "iou_"]
 
 
 def print_result(title, result, as_json):
@@ -212,7 +234,7 @@ def print_result(title, result, as_json):
         return f"{name} not finite" if value is None else f"{name} {value:.4f}"
 
     rows = [
-        (name, ", ".join(number(*pair) for pair in sorted(values.items()) if pair[0] != "count"))
+        (name, ", ".join(number(*pair) for pair in _shown(values)))
         for name, values in metrics.items()
         if isinstance(values, dict) and name not in DESCRIPTIONS
     ]

@@ -41,7 +41,7 @@ __all__ = [
 _PREFETCHED = 2  # batches
 
 
-def _example_seed(seed, epoch, index):
+def example_seed(seed, epoch, index):
     """The seed, int64 (2,), of what happens to one example in one epoch: all three folded in."""
     with tf.init_scope():  # the same for all examples
         first = tf.random.fold_in(tf.constant([seed, 0], tf.int32), tf.constant(0, tf.int64))[0]
@@ -76,6 +76,26 @@ def _check_ready(source, info, split, preprocessing, augmentation=None):
             "single images is not applied to %r %s; pass uint8 pixels for it",
             *(info.name, split),
         )
+
+
+def check_batches(batch_size, seed, num_replicas, start_step, shard):
+    """Raises ValueError for what `training_dataset` does not take."""
+    _check_positive(batch_size=batch_size, num_replicas=num_replicas)
+    if batch_size % num_replicas:
+        raise ValueError(
+            "`batch_size` must be a multiple of the number of replicas. Received: "
+            f"{batch_size} for {num_replicas}"
+        )
+    index, number = shard
+    if not 0 <= index < number or batch_size % number:
+        raise ValueError(
+            "`shard` must be (index, number), the number a divisor of `batch_size`. Received: "
+            f"{shard} for {batch_size}"
+        )
+    if not 0 <= seed < 2**31:
+        raise ValueError(f"`seed` must be in [0, 2**31). Received: {seed}")
+    if start_step < 0:
+        raise ValueError(f"`start_step` must not be negative. Received: {start_step}")
 
 
 def training_dataset(
@@ -126,22 +146,9 @@ def training_dataset(
         tf.errors.InvalidArgumentError: for an image that is not decoded, now or while it is read;
             the message names it.
     """
-    _check_positive(batch_size=batch_size, shots=shots, num_replicas=num_replicas)
-    if batch_size % num_replicas:
-        raise ValueError(
-            "`batch_size` must be a multiple of the number of replicas. Received: "
-            f"{batch_size} for {num_replicas}"
-        )
+    _check_positive(shots=shots)
+    check_batches(batch_size, seed, num_replicas, start_step, shard)
     index, number = shard
-    if not 0 <= index < number or batch_size % number:
-        raise ValueError(
-            "`shard` must be (index, number), the number a divisor of `batch_size`. Received: "
-            f"{shard} for {batch_size}"
-        )
-    if not 0 <= seed < 2**31:
-        raise ValueError(f"`seed` must be in [0, 2**31). Received: {seed}")
-    if start_step < 0:
-        raise ValueError(f"`start_step` must not be negative. Received: {start_step}")
     augmentation = preprocess.get_augmentation(augmentation, info.augmentation)
     orientation = preprocessing.orientation
     source = examples.load(
@@ -153,7 +160,7 @@ def training_dataset(
         example = source.read(*element, seed=seed)
         if source.is_ready:
             return example.image(is_named=is_named), example.label, *example.weight
-        seeds = preprocess.training_seeds(_example_seed(seed, example.epoch, example.index))
+        seeds = preprocess.training_seeds(example_seed(seed, example.epoch, example.index))
 
         def find_window(size):
             return preprocess.training_window(size, seeds, augmentation)

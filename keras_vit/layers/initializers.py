@@ -67,3 +67,8 @@ def xavier_uniform(fan_in, fan_out):
     """
     bound = math.sqrt(6.0 / (fan_in + fan_out))
     return _unless_blank(keras.initializers.RandomUniform(-bound, bound))
+
+
+def truncated_normal(stddev):
+    """N(0, stddev^2) within two deviations, as Segmenter's decoders start."""
+    return _unless_blank(keras.initializers.TruncatedNormal(stddev=stddev))

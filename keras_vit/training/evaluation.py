@@ -69,5 +69,8 @@ def last_and_test(run, objective, model, evaluators, rows):
     if VALIDATION in results and split is not None:
         results[VALIDATION] |= {"count": info.num_examples(split)}
     if run.data.test is not None and hasattr(objective, "evaluators"):
-        results[TEST] = evaluate(model, info, run.data.test, run.recipe.batch_size)
+        if hasattr(objective, "evaluate"):
+            results[TEST] = objective.evaluate(model, info, run.data.test)
+        else:
+            results[TEST] = evaluate(model, info, run.data.test, run.recipe.batch_size)
     return results

@@ -167,7 +167,8 @@ def _data(run, objective, preprocessing, start_step, waiting):
             f"a run on these data cannot be resumed exactly: {problem}. Received: the state of "
             f"step {start_step}; pass `overwrite=True` to begin anew"
         )
-    data = pipeline.training_dataset(
+    read = getattr(objective, "training_dataset", pipeline.training_dataset)
+    data = read(
         run.data.info,
         run.data.train,
         preprocessing,

@@ -98,7 +98,10 @@ def write(folder, model, metrics, rows, recipe, adapter=None):
         writer = csv.DictWriter(file, fieldnames=list(names))
         writer.writeheader()
         writer.writerows(rows)
-    reasons = why_no_format(model)
+    if isinstance(model, ImageClassifier):
+        reasons = why_no_format(model)
+    else:
+        reasons = [f"a {type(model).__name__}"]
     if reasons:
         logging.info("no %s: no format holds %s", run_folder.CHECKPOINT, ", ".join(reasons))
     else:

@@ -12,7 +12,7 @@ from typing import Any
 from keras_vit.training.recipe_objects import described, is_known, is_object_or_name
 from keras_vit.training.recipe_values import check_tune, parse, typed
 
-OBJECTIVES = ("supervised", "masked_patches", "mae")
+OBJECTIVES = ("supervised", "masked_patches", "mae", "segmentation")
 # The fields of one objective alone, by its name.
 OBJECTIVE_FIELDS = {
     "masked_patches": ("mask_ratio", "mask_target", "mask_proportions"),
@@ -20,7 +20,12 @@ OBJECTIVE_FIELDS = {
         *("mask_ratio", "normalize_pixels"),
         *("decoder_hidden_size", "decoder_depth", "decoder_num_heads"),
     ),
+    "segmentation": (
+        *("decoder", "decoder_hidden_size", "decoder_depth", "decoder_num_heads"),
+        *("decoder_dropout", "class_weights", "scale_range", "mirror", "window_stride"),
+    ),
 }
+DECODERS = ("linear", "mask")
 MASK_TARGETS = ("mean_color", "color_4x4", "pixels")
 OPTIMIZERS = ("adamw", "sgd")
 DECAYS = ("linear", "cosine", "constant", "staircase")
@@ -51,8 +56,9 @@ class Recipe:
         batch_size: examples in one update, over all devices.
         accumulation_steps: micro-batches that a batch is computed in, to save memory.
         remat: whether the encoder's blocks are computed again for their gradients, to save memory.
-        objective: What is learned, `"supervised"`, or without labels `"masked_patches"` or `"mae"`;
-            or an object of that protocol (`keras_vit.training.objectives.base.Objective`).
+        objective: What is learned, `"supervised"`, or without labels `"masked_patches"` or `"mae"`,
+            or for a class of each pixel `"segmentation"`; or an object of that protocol
+            (`keras_vit.training.objectives.base.Objective`).
         mask_ratio: Share of an image's patches that are hidden, in (0, 1); without labels only, as
             the next six; None takes the objective's, 0.5 and for `"mae"` 0.75.
         mask_target: What a hidden patch is to be known by, `"mean_color"`, `"color_4x4"` or
@@ -61,9 +67,17 @@ class Recipe:
             stay; of `"masked_patches"`, None takes 0.8, 0.1 and 0.1.
         normalize_pixels: Whether `"mae"` predicts each patch's pixels with mean 0 and deviation 1;
             None does.
-        decoder_hidden_size: Width of the decoder of `"mae"`; None takes 512.
-        decoder_depth: Number of its blocks; None takes 8.
-        decoder_num_heads: Number of its heads; None takes 16.
+        decoder_hidden_size: Width of the decoder of `"mae"`; None takes 512, and of `"mask"`, see
+            `decoder`, that of the model.
+        decoder_depth: Number of its blocks; None takes 8, and of `"mask"` 2.
+        decoder_num_heads: Number of its heads; None takes 16, and of `"mask"` one for each 64.
+        decoder: `"linear"` or `"mask"`, of `"segmentation"`, as the next five; None: the first.
+        decoder_dropout: Rate in the blocks of `"mask"`; None takes 0.
+        class_weights: What a pixel of each class counts; None counts all alike.
+        scale_range: Least and greatest scale of an image and its mask; None takes 0.5 and 2.
+        mirror: Whether both are mirrored with probability one half; None does.
+        window_stride: (vertical, horizontal) pixels between two windows at inference, or one
+            integer; None takes the size of a window.
         tune: What a fine-tuning trains, `"all"`, `"head"`, `"last:N"` blocks, `"norms"`, `"bias"`
             or `"lora:R"`, or a function of variable paths, as
             `keras_vit.training.tuning.set_tune`; None trains all.
@@ -140,6 +154,12 @@ class Recipe:
     decoder_hidden_size: int | None = None
     decoder_depth: int | None = None
     decoder_num_heads: int | None = None
+    decoder: str | None = None
+    decoder_dropout: float | None = None
+    class_weights: tuple[float, ...] | None = None
+    scale_range: tuple[float, ...] | None = None
+    mirror: bool | None = None
+    window_stride: tuple[int, int] | None = None
     tune: Any = None
     lora_alpha: float | None = None
     lora_dropout: float | None = None
@@ -207,13 +227,17 @@ class Recipe:
         )
         for field in ("warmup_steps", "weight_decay", "head_rate_factor"):
             self._check(field, lambda value: value >= 0, "at least 0")
-        rates = ("dropout", "stochastic_depth", "lora_dropout")
+        self._check("class_weights", lambda weights: min(weights) >= 0, "at least 0")
+        self._check(
+            "scale_range", lambda ends: len(ends) == 2 and 0 < ends[0] <= ends[1], "two that rise"
+        )
+        rates = ("dropout", "decoder_dropout", "stochastic_depth", "lora_dropout")
         for field in ("label_smoothing", *rates, "ema", "beta_2"):
             self._check(field, lambda value: 0 <= value < 1, "in [0, 1)")
         self._check("global_clipnorm", lambda value: value > 0, "positive, or none")
         self._check("layer_decay", lambda value: 0 <= value <= 1, "in [0, 1]")
         self._check("seed", lambda value: 0 <= value < 2**31, "in [0, 2**31)")
-        for field in ("image_size", "resize_to", "learning_rates"):
+        for field in ("image_size", "resize_to", "window_stride", "learning_rates"):
             self._check(field, lambda numbers: numbers and min(numbers) > 0, "positive")
         self._check(
             "boundaries", lambda steps: steps and list(steps) == sorted(set(steps)), "rising"
@@ -221,6 +245,7 @@ class Recipe:
         for field, known in (
             ("objective", OBJECTIVES),
             ("mask_target", MASK_TARGETS),
+            ("decoder", DECODERS),
             ("optimizer", OPTIMIZERS),
             ("momentum_dtype", MOMENTUM_DTYPES),
             ("decay", DECAYS),
@@ -314,17 +339,8 @@ class Recipe:
 
 # What changes the architecture of `model`; a fine-tuning takes its architecture from a file.
 ARCHITECTURE_FIELDS = (
-    "patch_size",
-    "hidden_size",
-    "mlp_dim",
-    "num_heads",
-    "depth",
-    "class_token",
-    "pooling",
-    "position_embedding",
-    "position_location",
-    "representation_layer",
-    "head_bias",
+    *("patch_size", "hidden_size", "mlp_dim", "num_heads", "depth", "class_token", "pooling"),
+    *("position_embedding", "position_location", "representation_layer", "head_bias"),
 )
 
 # Field -> (methods of the objects that it takes beside names, what it must be).

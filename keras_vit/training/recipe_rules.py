@@ -92,15 +92,18 @@ def bit_hyperrule(num_examples, source_size=None, has_accelerator=True):
     )
 
 
-def default_recipe(dataset):
+def default_recipe(dataset, objective=None):
     """The name of the recipe that a fine-tuning takes where none is given.
 
     Args:
         dataset: as in `keras_vit.finetune`.
+        objective: the objective that is asked for, or None.
 
     >>> default_recipe("digits/downstream"), default_recipe("photos/")
     ('digits_finetune', 'own_pictures')
     """
+    if objective == "segmentation":
+        return "segmentation"
     is_digits = isinstance(dataset, str) and re.fullmatch(r"digits(/\w+)?(:.*)?", dataset)
     return "digits_finetune" if dataset is None or is_digits else "own_pictures"
 

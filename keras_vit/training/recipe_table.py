@@ -11,6 +11,7 @@ import os
 from keras_vit.training.recipe import Recipe, check_field
 from keras_vit.training.recipe_file import find_recipe
 from keras_vit.training.recipe_rules import LOW_RATES, RULES
+from keras_vit.training.recipes_of_pixels import RECIPES as OF_PIXELS
 from keras_vit.training.recipes_without_labels import RECIPES as WITHOUT_LABELS
 
 # The ViT of the digits: the paper's, with small sizes, mean pooling and no class token.
@@ -268,6 +269,7 @@ RECIPES = {
     "augreg_i21k_b": Recipe(model="ViT-B/16", augmentation="augreg_light2", **_AUGREG_I21K),
     "augreg_i21k_l16": Recipe(model="ViT-L/16", augmentation="augreg_medium2", **_AUGREG_I21K),
     **WITHOUT_LABELS,
+    **OF_PIXELS,
 }
 
 

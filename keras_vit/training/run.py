@@ -27,7 +27,7 @@ from keras_vit.models.presets import get_preset
 from keras_vit.training import run_folder
 from keras_vit.training.evaluation import RESERVED
 from keras_vit.training.loop import RunResult, train
-from keras_vit.training.objectives.registry import uses_labels
+from keras_vit.training.objectives.registry import objective_of, uses_labels
 from keras_vit.training.recipe import ARCHITECTURE_FIELDS, Recipe
 from keras_vit.training.recipe_rules import RULES, default_recipe
 from keras_vit.training.recipe_table import get_recipe
@@ -256,7 +256,7 @@ def finetune(source, dataset, workdir, *, recipe=None, image_size=None, **option
         ValueError, BadDataError, FileExistsError, BlockingIOError, TrainingError, OSError: As
             `pretrain`.
     """
-    recipe = default_recipe(dataset) if recipe is None else recipe
+    recipe = default_recipe(dataset, options.get("objective")) if recipe is None else recipe
     if image_size is not None:
         options = {**options, "image_size": image_size}
     fixed = [field for field in ("model", *ARCHITECTURE_FIELDS) if field in options]
@@ -295,7 +295,9 @@ def _make_run(kind, dataset, workdir, recipe, make_model, options):
     if dataset is None:
         raise ValueError("a training must have a data set. Received: None; name one")
     chief_workdir = workdir if placement.workers.is_chief else None
-    data = resolve_data(dataset, given, chief_workdir, is_rule or uses_labels(recipe))
+    needs_labels = is_rule or uses_labels(recipe)
+    resolve = None if is_rule else getattr(objective_of(recipe), "resolve", None)
+    data = resolve_data(dataset, given, chief_workdir, needs_labels, resolve)
     if is_rule:
         facts = {
             "num_examples": data.num_examples(),

@@ -45,7 +45,7 @@ class TrainingData:
         return self.info.num_examples(self.train)
 
 
-def resolve_data(dataset, options, workdir=None, needs_labels=True):
+def resolve_data(dataset, options, workdir=None, needs_labels=True, resolve=None):
     """Finds a data set and its splits.
 
     Args:
@@ -54,6 +54,7 @@ def resolve_data(dataset, options, workdir=None, needs_labels=True):
         workdir: Folder of the run, for the list of bad examples where they may be left out; None
             writes none.
         needs_labels: Whether the images must have classes.
+        resolve: The objective's function that finds its data, or None.
 
     Returns:
         `TrainingData`.
@@ -66,7 +67,9 @@ def resolve_data(dataset, options, workdir=None, needs_labels=True):
         "download": options.download,
         "max_pixels": options.max_pixels,
     }
-    if not needs_labels:
+    if resolve is not None:
+        dataset = resolve(dataset, **where)
+    elif not needs_labels:
         dataset = resolve_images(dataset, **where)
     entries, max_bad_fraction = None, options.max_bad_fraction
     info = pipeline.resolve(dataset, **where) if max_bad_fraction is None else None

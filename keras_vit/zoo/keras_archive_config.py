@@ -58,7 +58,7 @@ def read(path, class_name, stored, num_arrays):
             raise ValueError(f"there is no model {class_name[:60]!r}")
         if not {"config", "preprocessing"} <= set(stored) <= PARTS:
             raise ValueError(f"it must hold {', '.join(sorted(PARTS))}")
-        config = _instance(MODELS[class_name].config_class, stored["config"])
+        config = instance(MODELS[class_name].config_class, stored["config"])
         depth = getattr(config, "depth", 0) + sum(getattr(config, "stage_depths", ()))
         if depth > num_arrays:
             raise ValueError(f"{depth} blocks are more than its {num_arrays} arrays can fill")
@@ -66,7 +66,7 @@ def read(path, class_name, stored, num_arrays):
             num_values = math.prod(config.grid) * config.hidden_size
             if num_values > MAX_COMPUTED_VALUES:
                 raise ValueError(f"{num_values} values of positions are more than any model has")
-        preprocessing = _instance(Preprocessing, stored["preprocessing"])
+        preprocessing = instance(Preprocessing, stored["preprocessing"])
         if preprocessing.image_size != config.image_size:
             raise ValueError("the preprocessing makes images of another size than the model's")
         return StoredModel(
@@ -80,7 +80,7 @@ def read(path, class_name, stored, num_arrays):
         raise CheckpointError(path, f"has an invalid model configuration: {error}") from error
 
 
-def _instance(cls, values):
+def instance(cls, values):
     """A dataclass of plain JSON values, lists for its tuples."""
     hints = typing.get_type_hints(cls)
     if not isinstance(values, dict) or not set(values) <= set(hints):

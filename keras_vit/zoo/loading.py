@@ -16,6 +16,7 @@ from keras_vit.zoo import file_ranges, memory
 from keras_vit.zoo.opening import BIT_SIZE, open_checkpoint
 from keras_vit.zoo.positions import check_size, fit_positions
 from keras_vit.zoo.saving import save_pretrained
+from keras_vit.zoo.segmentation import find_segmentation, load_segmentation
 
 __all__ = ["create_model", "from_pretrained", "list_models", "save_pretrained"]
 
@@ -127,6 +128,15 @@ def from_pretrained(
             f"`source` must be a name, an address or a path. Received: {type(source).__name__}"
         )
     check_not_empty_path(source, "`source`")
+    segmentation = find_segmentation(source)
+    if segmentation is not None:
+        asked = (num_classes, image_size, patch_size, in_channels, format, class_names)
+        if any(value is not None for value in asked) or include_preprocessing or overrides:
+            raise ValueError(
+                "a segmentation model is loaded as it is, by its name and dtype alone. Received: "
+                f"other arguments for {source}"
+            )
+        return load_segmentation(segmentation, name=name, dtype=dtype)
     found = open_checkpoint(source, format, sha256, image_size)
     model = build_model(
         found,

@@ -150,7 +150,7 @@ def test_training_dataset_augments_by_seed_epoch_and_index(image_folder):
         seen.append([image for image, label in _examples(batches) if label == 1])
     assert seen[0] == seen[1]
     assert len(set(seen[0])) == 3  # three epochs of six
-    example_seed = pipeline._example_seed(5, tf.constant(1, tf.int64), tf.constant(5, tf.int64))
+    example_seed = pipeline.example_seed(5, tf.constant(1, tf.int64), tf.constant(5, tf.int64))
     expected = preprocess.training_image(gradient, RULE, example_seed, "crop")
     assert seen[0][1] == expected.numpy().tobytes()
 

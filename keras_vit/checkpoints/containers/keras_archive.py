@@ -148,6 +148,21 @@ def open_model(path):
     return class_name, config, KerasWeights(path, _by_layer(path, weights, is_wrapped), member)
 
 
+def class_name_of(path):
+    """Class of the model of ours in a `.keras` file by its configuration alone, or None."""
+    path = pathlib.Path(path)
+    if not first_bytes(path, ".keras").startswith(b"PK"):
+        return None
+    found = {member.name: member for member in zip_archive.read_directory(path)[0]}
+    if CONFIG not in found:
+        return None
+    try:
+        text = zip_archive.read_member(path, found[CONFIG], MAX_JSON_BYTES)
+        return _our_class(path, parse_json(path, text, CONFIG))[0]
+    except (ValueError, OSError, zlib.error, CheckpointError):
+        return None  # whoever opens the file says what is wrong with it
+
+
 def _our_class(path, description):
     package, _, class_name = str(description.get("registered_name")).partition(">")
     config = description.get("config")

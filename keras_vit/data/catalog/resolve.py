@@ -220,7 +220,8 @@ def _known_builders(base):
     return tfds.list_builders(with_community_datasets=False)
 
 
-def _prepared_builder(name, data_dir, download, asked_for=None):
+def prepared_builder(name, data_dir, download, asked_for=None):
+    """The TFDS builder of a name, its files checked; errors are those of `resolve`."""
     import tensorflow_datasets as tfds
 
     base = _base(name)
@@ -240,7 +241,7 @@ def _resolve_row(row, name, data_dir, download):
     """A data set of the table; `name` may ask for a version of its own."""
     version = name.partition(":")[2]
     tfds_name = f"{row.tfds.split(':')[0]}:{version}" if version else row.tfds
-    builder = _prepared_builder(tfds_name, data_dir, download, name)
+    builder = prepared_builder(tfds_name, data_dir, download, name)
     # TFDS's mock data has no sizes.
     sizes = {split: info.num_examples for split, info in builder.info.splits.items()} or row.whole
     for split, expected in row.whole.items():
@@ -278,7 +279,7 @@ def _resolve_tfds(name, data_dir, download):
     row = names.find_dataset(name.partition(":")[0])
     if row is not None:
         return _resolve_row(row, name, data_dir, download)
-    builder = _prepared_builder(name, data_dir, download)
+    builder = prepared_builder(name, data_dir, download)
     image_key, label_key = _features(builder, name)
     return DatasetInfo(
         name=name,

@@ -20,7 +20,8 @@ from keras_vit.data.images.resize import (
 )
 
 
-def _scaled(image, preprocessing):
+def to_model(image, preprocessing):
+    """Pixels in [0, 255] -> the channels and values that a model takes."""
     rule = preprocessing
     if image.shape[-1] != rule.channels:
         image = with_channels(image, rule.channels)
@@ -53,7 +54,7 @@ def resize_problem(height, width, preprocessing, max_pixels=MAX_PIXELS):
     return tf.where(fits, "", message)
 
 
-def _as_bands(image, preprocessing):
+def as_bands(image, preprocessing):
     """RGB, or as many bands as the model takes."""
     channels = preprocessing.channels
     if channels != 1 and image.shape.rank == 3 and image.shape[-1] == channels:
@@ -68,7 +69,7 @@ def _checked(image, preprocessing):
             f"An image must be uint8 in [0, 255]. Received: {image.dtype.name}; pass the pixels as "
             "they were decoded."
         )
-    return _as_bands(image, preprocessing)
+    return as_bands(image, preprocessing)
 
 
 def _resize_by_rule(image, preprocessing):
@@ -108,13 +109,13 @@ def evaluation_image(image, preprocessing):
         ValueError: for another number of channels, or an unknown rule.
     """
     image = _resize_by_rule(_checked(image, preprocessing), preprocessing)
-    return _scaled(image, preprocessing)
+    return to_model(image, preprocessing)
 
 
 def float_image(image, preprocessing):
     """As `evaluation_image`, for pixels that are floats in [0, 255] already."""
-    image = _as_bands(tf.cast(image, tf.float32), preprocessing)
-    return _scaled(_resize_by_rule(image, preprocessing), preprocessing)
+    image = as_bands(tf.cast(image, tf.float32), preprocessing)
+    return to_model(_resize_by_rule(image, preprocessing), preprocessing)
 
 
 def training_seeds(seed):
@@ -201,4 +202,4 @@ def training_image_from_window(image, preprocessing, seeds, augmentation):
     for operation, seed in pairs:
         if not getattr(operation, "mixes", False):
             image = _same_shape(operation, operation(image, seed), shape)
-    return _scaled(image, preprocessing)
+    return to_model(image, preprocessing)

@@ -22,6 +22,12 @@ def try_prepare_image(encoded, preprocessing, max_pixels=MAX_PIXELS, max_bytes=M
         `(tensor, problem)`: float32 (h, w, 3), and a scalar string tensor that is empty where the
         image is good; where it is not, it says why and the tensor is that of a black pixel.
     """
+    image, problem = try_size_image(encoded, preprocessing, max_pixels, max_bytes)
+    return evaluation_image(image, preprocessing), problem
+
+
+def try_size_image(encoded, preprocessing, max_pixels=MAX_PIXELS, max_bytes=MAX_BYTES):
+    """As `try_prepare_image`, but the image is as it was decoded, uint8 (H, W, 3)."""
     image, problem = try_decode_image(
         encoded,
         max_pixels=max_pixels,
@@ -32,4 +38,4 @@ def try_prepare_image(encoded, preprocessing, max_pixels=MAX_PIXELS, max_bytes=M
     too_thin = resize_problem(shape[0], shape[1], preprocessing, min(max_pixels, MAX_PIXELS))
     problem = tf.where(tf.equal(problem, ""), too_thin, problem)
     image = tf.cond(tf.equal(problem, ""), lambda: image, lambda: tf.zeros_like(image[:1, :1]))
-    return evaluation_image(tf.ensure_shape(image, (None, None, 3)), preprocessing), problem
+    return tf.ensure_shape(image, (None, None, 3)), problem

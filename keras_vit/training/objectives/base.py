@@ -16,6 +16,11 @@ class Objective(Protocol):
     `keras_vit.evaluators.base.Evaluator`.  Then accuracy on the test split is measured at the end.
     With an attribute `uses_labels = False` it is given a model without a head, and the images need
     no classes.
+
+    Data that are no images with classes are found by a function `resolve(dataset, data_dir=,
+    download=, max_pixels=)` and read by `training_dataset`, as
+    `keras_vit.data.pipeline.training_dataset`; `evaluate(model, info, split)` then measures the
+    test split.  `Segmentation` has all three.
     """
 
     def build(self, model, info):

@@ -1,12 +1,13 @@
 """The objectives by name."""
 
-from keras_vit.training.objectives import mae, masked_patches, supervised
+from keras_vit.training.objectives import mae, masked_patches, segmentation, supervised
 
 # Name in `keras_vit.training.recipe.OBJECTIVES` -> function of a recipe.
 BY_NAME = {
     "supervised": supervised.from_recipe,
     "masked_patches": masked_patches.from_recipe,
     "mae": mae.from_recipe,
+    "segmentation": segmentation.from_recipe,
 }
 
 

@@ -1,0 +1,157 @@
+"""Masks of image files, as PNGs, and the pictures with the masks over them."""
+
+import dataclasses
+import json
+import os
+import pathlib
+
+import numpy as np
+import tensorflow as tf
+
+from keras_vit.data.images.image_problems import MAX_FILE_BYTES, MAX_FILE_PIXELS
+from keras_vit.data.images.try_prepare import try_size_image
+from keras_vit.data.segmenter import Segmenter
+from keras_vit.files import read_regular, write_whole
+from keras_vit.inference import find
+from keras_vit.models.preprocessing import Preprocessing
+from keras_vit.serving.segmentation import FORMAT, MODEL_JSON, SavedModelSegmenter
+from keras_vit.serving.versions import latest_version
+
+OVERLAY = "_overlay"
+_SHARE = 0.5  # of the color in an overlay
+_MAX_DESCRIPTION_BYTES = 64 << 20
+_DESCRIBED = {"num_classes", "class_names", "max_pixels", "preprocessing"}
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageMask:
+    """What became of one image.
+
+    Args:
+        path: Of the image.
+        mask: Path of its mask, or None.
+        shares: Class name -> share of the pixels, the largest first, of the classes that occur; {}
+            where the mask was there before.
+        error: Why there is none, or None.
+    """
+
+    path: str
+    mask: str | None = None
+    shares: dict = dataclasses.field(default_factory=dict)
+    error: str | None = None
+
+
+def colors(number):
+    """uint8 (number, 3): colors that are told apart, those of Pascal VOC.
+
+    >>> colors(3).tolist()
+    [[0, 0, 0], [128, 0, 0], [0, 128, 0]]
+    """
+    table = np.zeros((number, 3), np.uint8)
+    for index in range(number):
+        bits = index
+        for shift in range(7, -1, -1):
+            for channel in range(3):
+                table[index, channel] |= (bits >> channel & 1) << shift
+            bits >>= 3
+    return table
+
+
+def overlay(image, mask, table):
+    """The image with half of each class's color over it: uint8 (H, W, 3)."""
+    mixed = (1 - _SHARE) * image.astype(np.float32) + _SHARE * table[mask].astype(np.float32)
+    return np.round(mixed).astype(np.uint8)
+
+
+def saved_segmentation(directory):
+    """The `SavedModelSegmenter` of an export, or None where it is no segmentation."""
+    folder = latest_version(directory)
+    path = folder / "assets" / MODEL_JSON
+    if not path.is_file():
+        return None
+    try:
+        description = json.loads(read_regular(path, _MAX_DESCRIPTION_BYTES))
+    except (ValueError, RecursionError):
+        return None  # whoever opens it says so
+    if not isinstance(description, dict) or description.get("format") != FORMAT:
+        return None
+    missing = sorted(_DESCRIBED - set(description))
+    if missing:
+        raise ValueError(f"{path} must tell {', '.join(missing)}; export the model again")
+    return SavedModelSegmenter(folder, description)
+
+
+def write_masks(
+    model, paths, output, *, overlays=False, overwrite=False, batch_size=8, max_pixels=None
+):
+    """Writes the mask of each image file, a PNG of its size whose values are classes.
+
+    A mask that is there already is left, so that an interrupted call goes on where it stopped.  A
+    file that cannot be read costs no other file its mask.  A JPEG of more than 2^25 pixels is
+    decoded at a half, a quarter or an eighth, and so is its mask.
+
+    Args:
+        model: `SegmentationModel` or `SavedModelSegmenter`.
+        paths: Of image files and folders.
+        output: Folder of the masks, which keep the images' names and their folders.
+        overlays: Whether `NAME_overlay.png` is written too.
+        overwrite: Whether masks that are there are written anew.
+        batch_size: Windows in one call of the model.
+        max_pixels: The largest height x width that is decoded; None takes 2^28, or the export's.
+
+    Returns:
+        An iterator of `ImageMask`.
+    """
+    output = pathlib.Path(output)
+    files, failures = find.find_images(paths)
+    yield from (ImageMask(os.fspath(path), error=error) for path, error in failures)
+    if isinstance(model, SavedModelSegmenter):
+        segmenter, limit = model, model.max_pixels
+        names, number = model.class_names, model.num_classes
+        rule = Preprocessing(image_size=(1, 1), orientation=model.orientation)
+    else:
+        segmenter, rule = Segmenter(model, batch_size), model.preprocessing
+        limit, names, number = MAX_FILE_PIXELS, model.class_names, model.head.num_classes
+    names = names or [str(k) for k in range(number)]
+    table = colors(number)
+    for file, name in zip(files, _names(files), strict=True):
+        target = output / f"{name}.png"
+        over = output / f"{name}{OVERLAY}.png"
+        if not overwrite and target.is_file() and (not overlays or over.is_file()):
+            yield ImageMask(os.fspath(file), mask=os.fspath(target))
+            continue
+        try:
+            encoded = read_regular(file, MAX_FILE_BYTES)
+        except OSError as error:
+            yield ImageMask(os.fspath(file), error=find.explain(error))
+            continue
+        image, problem = try_size_image(
+            tf.constant(encoded), rule, max_pixels or limit, MAX_FILE_BYTES
+        )
+        if problem.numpy():
+            yield ImageMask(os.fspath(file), error=problem.numpy().decode())
+            continue
+        image = image.numpy()
+        (mask,) = segmenter.masks([image])
+        mask = mask.astype(np.uint8)
+        if overlays:
+            write_whole(over, tf.io.encode_png(overlay(image, mask, table)).numpy())
+        write_whole(target, tf.io.encode_png(mask[..., np.newaxis]).numpy())
+        counts = np.bincount(mask.ravel(), minlength=number) / mask.size
+        best = [k for k in np.argsort(-counts, kind="stable") if counts[k] > 0]
+        shares = {names[k]: float(counts[k]) for k in best}
+        yield ImageMask(os.fspath(file), mask=os.fspath(target), shares=shares)
+
+
+def _names(files):
+    """Names for files: paths below their common folder without endings, unless two would agree."""
+    if not files:
+        return []
+    absolute = [pathlib.Path(file).absolute() for file in files]
+    root = os.path.commonpath([file.parent for file in absolute])
+    relative = [file.relative_to(root) for file in absolute]
+    short = [os.fspath(path.with_suffix("")) for path in relative]
+    return [
+        name if short.count(name) == 1 else os.fspath(path)
+        for name, path in zip(short, relative, strict=True)
+    ]
