@@ -208,3 +208,39 @@ def test_single_image_augmentation_is_refused(tmp_path):
         mask_pipeline.training_dataset(
             info, "train", RULE, batch_size=1, seed=0, augmentation="crop_flip"
         )
+
+
+def test_the_pets_of_tfds_have_trimaps(tmp_path, monkeypatch):
+    import tensorflow_datasets as tfds
+
+    from keras_vit.data.catalog import masks
+
+    class SmallPets(tfds.core.GeneratorBasedBuilder):
+        """The two features that are read, as TFDS's own builder has them."""
+
+        VERSION = tfds.core.Version("1.0.0")
+
+        def _info(self):
+            features = {
+                "image": tfds.features.Image(),
+                "label": tfds.features.ClassLabel(names=["a", "b"]),
+                "segmentation_mask": tfds.features.Image(shape=(None, None, 1)),
+            }
+            return self.dataset_info_from_configs(features=tfds.features.FeaturesDict(features))
+
+        def _split_generators(self, dl_manager):
+            return {"train": self._generate_examples()}
+
+        def _generate_examples(self):
+            trimap = np.tile(np.array([1, 2, 3], np.uint8), (6, 4))[..., None]
+            image = np.full((6, 12, 3), 90, np.uint8)
+            yield 0, {"image": image, "label": 0, "segmentation_mask": trimap}
+
+    builder = SmallPets(data_dir=tmp_path)
+    builder.download_and_prepare()
+    monkeypatch.setattr(masks, "prepared_builder", lambda name, data_dir, download: builder)
+    info, [(image, mask)] = _read("oxford_iiit_pet")
+    assert info.class_names == ("pet", "background", "border")
+    assert image.shape == (6, 12, 3)
+    np.testing.assert_array_equal(mask, np.tile([0, 1, 2], (6, 4)))
+    assert info.fingerprint(["train"])
