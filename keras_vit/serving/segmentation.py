@@ -156,7 +156,15 @@ def export_segmentation(model, directory, *, class_names=None, metrics=None, max
         (temporary / "assets").mkdir(exist_ok=True)
         text = json.dumps(description, indent=2) + "\n"
         (temporary / "assets" / MODEL_JSON).write_text(text, encoding="utf-8")
-        difference = _check(temporary, model)
+        try:
+            difference = _check(temporary, model)
+        except tf.errors.OpError as error:
+            reason = str(error).strip().splitlines()[0]
+            raise ExportError(
+                "nothing was published: TensorFlow cannot run what was written. On the JAX backend "
+                "it may be older than JAX: export with KERAS_BACKEND=tensorflow, which reads the "
+                f"same file. {reason}"
+            ) from error
         return publish(), difference
 
 
