@@ -95,7 +95,7 @@ DAMAGES = {
     "no_lora": ({"peft_type": "IA3"}, None, "`peft_type` 'IA3' is not LORA"),
     "its_biases": ({"bias": "all"}, None, "`bias` 'all'"),
     "another_rank": ({"r": 3}, None, "says rank 3"),
-    "no_rank": ({"r": "2"}, None, "`r` '2' is no rank"),
+    "no_rank": ({"r": "2"}, None, "`r` must be a number from 1"),
     "half": ({}, lambda arrays: arrays.pop(KEY + "B.weight"), "B.weight .* is missing"),
     "unknown": ({}, lambda arrays: arrays.update(x=np.ones(2, "f4")), r"\+ x .* no place"),
     "another_shape": (
