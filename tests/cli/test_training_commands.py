@@ -67,8 +67,9 @@ def test_finetune_tunes_what_its_flags_say(keras_vit_command, digits_dir, tmp_pa
     recipe = json.loads(out)["recipe"]
     assert (recipe["tune"], recipe["layer_decay"]) == ("lora:2", 0.75)
     assert recipe["lora_targets"] == ["query", "value"]
-    # The digits' model has no class token, so that no adapter file of transformers' ViT holds it.
-    assert not (tmp_path / "run" / "adapter_config.json").exists()
+    adapter = json.loads((tmp_path / "run" / "adapter_config.json").read_text())
+    assert adapter["r"] == 2
+    assert [name.rpartition(".")[2] for name in adapter["target_modules"]] == ["query", "value"]
 
 
 def test_pretrain_says_where_everything_is(keras_vit_command, digits_dir, tmp_path):
