@@ -46,7 +46,7 @@ class OpenedCheckpoint:
         preprocessing: `Preprocessing`, or None if unknown.
         class_names: or None if unknown.
         origin: what becomes the model's `origin`.
-        match: `rules.Match` of its arrays; None for a `.keras` file.
+        match: `matching.Match` of its arrays; None for a `.keras` file.
         shapes: key -> shape of all that the file holds.
         source: what the user named.
         path: of the file.
