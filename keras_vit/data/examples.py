@@ -351,7 +351,7 @@ def load(info, split, *, shots=None, seed=0, as_pixels=False, orientation=None):
     indices = tf.constant(chosen, tf.int64)
     paths, arrays = source.paths(split), source.arrays(split)
     if paths is not None:
-        labels = tf.constant(source.labels(split)[chosen], tf.int32)
+        labels = _as_tensor(source.labels(split)[chosen])
         records = tf.constant([os.fsencode(paths[index]) for index in chosen])
         examples = Indexed(records, labels, indices, True, name, limits=limits)
     elif arrays is not None:

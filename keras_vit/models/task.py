@@ -6,7 +6,8 @@ Imports nothing heavy.
 import dataclasses
 import math
 
-CLASSIFICATION, MULTILABEL, REGRESSION = TASKS = ("classification", "multilabel", "regression")
+from keras_vit.data.tasks import CLASSIFICATION, MULTILABEL, REGRESSION, TASKS
+
 # What makes an answer of the logits.
 ACTIVATIONS = {CLASSIFICATION: "softmax", MULTILABEL: "sigmoid", REGRESSION: "none"}
 # The probability from which a label is given, where none was chosen.
