@@ -1,7 +1,8 @@
 """What a trained model is worth, in numbers.
 
-`Classification`, `FewShot`, `KNN`, `LinearProbe` and `VTAB` are evaluators: they measure a model in
-a training and after it.  They are imported when they are first asked for.
+`Classification`, `MultiLabel`, `Regression`, `FewShot`, `KNN`, `LinearProbe` and `VTAB` are
+evaluators: they measure a model in a training and after it.  They are imported when they are first
+asked for.
 """
 
 import importlib
@@ -18,6 +19,8 @@ _CLASSES = {
     "FewShot": "fewshot",
     "KNN": "knn",
     "LinearProbe": "linear_probe",
+    "MultiLabel": "multilabel",
+    "Regression": "regression",
     "VTAB": "vtab",
 }
 __all__ = list(_CLASSES)

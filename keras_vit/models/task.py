@@ -25,6 +25,9 @@ class Task:
             None takes 0.5.
         temperature: Of a classification: what its logits are divided by before the softmax,
             positive (arXiv:1706.04599, section 4.2); None is 1.
+        mean: Of a regression that is being trained: for each output, what is added to it after it
+            was multiplied by `scale`; None is 0.  At the end the head takes both over.
+        scale: Of a regression that is being trained, positive; None is 1.
 
     Raises:
         ValueError: For an unknown kind, a number out of range, or one that is of another kind.
@@ -33,11 +36,13 @@ class Task:
     kind: str = CLASSIFICATION
     thresholds: tuple[float, ...] | None = None
     temperature: float | None = None
+    mean: tuple[float, ...] | None = None
+    scale: tuple[float, ...] | None = None
 
     def __post_init__(self):
         if self.kind not in TASKS:
             raise ValueError(f"`kind` must be one of {TASKS}. Received: {self.kind!r}")
-        for field, kind in (("thresholds", MULTILABEL), ("temperature", CLASSIFICATION)):
+        for field, kind in _KINDS.items():
             if getattr(self, field) is not None and self.kind != kind:
                 raise ValueError(f"`{field}` is of the task {kind!r}. Received: {self.kind!r}")
         if self.thresholds is not None:
@@ -57,21 +62,36 @@ class Task:
         Raises:
             ValueError: For another number of thresholds.
         """
-        if self.thresholds is not None and len(self.thresholds) != num_outputs:
-            raise ValueError(
-                f"`thresholds` must be one for each of the {num_outputs} labels. Received: "
-                f"{len(self.thresholds)}"
-            )
+        for field in ("thresholds", "mean", "scale"):
+            numbers = getattr(self, field)
+            if numbers is not None and len(numbers) != num_outputs:
+                raise ValueError(
+                    f"`{field}` must be one for each of the {num_outputs} outputs. Received: "
+                    f"{len(numbers)}"
+                )
         return self
 
     def thresholds_of(self, num_outputs):
         """A threshold for each of the labels."""
         return self.thresholds or (THRESHOLD,) * num_outputs
 
+    def values_of(self, outputs):
+        """The values that a model's outputs (..., K) stand for, an array."""
+        scaled = outputs if self.scale is None else outputs * list(self.scale)
+        return scaled if self.mean is None else scaled + list(self.mean)
+
     def describe(self):
         """The fields that are set, as plain values; a model's configuration holds these."""
         values = dataclasses.asdict(self)
         return {name: value for name, value in values.items() if value is not None}
+
+
+_KINDS = {
+    "thresholds": MULTILABEL,
+    "temperature": CLASSIFICATION,
+    "mean": REGRESSION,
+    "scale": REGRESSION,
+}
 
 
 def task_of(model):
