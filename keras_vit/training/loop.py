@@ -60,6 +60,8 @@ def train(run):
         base.preprocessing = outputs.preprocessing(recipe, base.preprocessing)
         if recipe.remat:  # axial models do it by themselves
             base.set_remat()
+        if hasattr(objective, "prepare"):
+            objective.prepare(run.data.info, run.data.train)
         model = _checked(objective.build(base, run.data.info))
         # State: where the run begins.
         state = _state(run, base)
@@ -75,6 +77,9 @@ def train(run):
         evaluate = Evaluate(evaluators, recipe.report_steps, run.total_steps, finished)
         # Loop.
         rows = _fit(run, model, data, [evaluate], state, waiting)
+        if hasattr(objective, "conclude"):  # thresholds, for example
+            info, split = run.data.info, run.data.validation
+            objective.conclude(finished, info, split, recipe.batch_size)
         # Files.
         results = evaluation.last_and_test(run, objective, finished, evaluators, rows)
         metrics = outputs.metrics(run, objective, finished, rows, results, state, waiting)

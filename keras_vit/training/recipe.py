@@ -9,22 +9,18 @@ import functools
 import typing
 from typing import Any
 
+from keras_vit.training.recipe_objectives import (
+    MASK_TARGETS,
+    OBJECTIVES,
+    check_objective_fields,
+    choose_loss,
+)
 from keras_vit.training.recipe_objects import described
 from keras_vit.training.recipe_values import parse, typed
 
-OBJECTIVES = ("supervised", "masked_patches", "mae")
-# The fields of one objective alone, by its name.
-OBJECTIVE_FIELDS = {
-    "masked_patches": ("mask_ratio", "mask_target", "mask_proportions"),
-    "mae": (
-        *("mask_ratio", "normalize_pixels"),
-        *("decoder_hidden_size", "decoder_depth", "decoder_num_heads"),
-    ),
-}
-MASK_TARGETS = ("mean_color", "color_4x4", "pixels")
 OPTIMIZERS = ("adamw", "sgd")
 DECAYS = ("linear", "cosine", "constant", "staircase")
-LOSSES = ("softmax", "sigmoid")
+LOSSES = ("softmax", "sigmoid", "mse", "mae", "huber")
 MOMENTUM_DTYPES = ("float32", "bfloat16")
 DECAYED = ("all", "kernels")
 RESIZE_RULES = ("squash", "short_side")
@@ -51,8 +47,9 @@ class Recipe:
         batch_size: examples in one update, over all devices.
         accumulation_steps: micro-batches that a batch is computed in, to save memory.
         remat: whether the encoder's blocks are computed again for their gradients, to save memory.
-        objective: What is learned, `"supervised"`, or without labels `"masked_patches"` or `"mae"`;
-            or an object of that protocol (`keras_vit.training.objectives.base.Objective`).
+        objective: What is learned, `"supervised"` (one class an image), `"multilabel"` (several
+            labels), `"regression"` (values), or without labels `"masked_patches"` or `"mae"`; or an
+            object of that protocol (`keras_vit.training.objectives.base.Objective`).
         mask_ratio: Share of an image's patches that are hidden, in (0, 1); without labels only, as
             the next six; None takes the objective's, 0.5 and for `"mae"` 0.75.
         mask_target: What a hidden patch is to be known by, `"mean_color"`, `"color_4x4"` or
@@ -82,7 +79,9 @@ class Recipe:
         ema: factor of the moving average of the weights, which is what is evaluated and written
             (Polyak averaging); None keeps none.
         global_clipnorm: largest norm of the whole gradient; None does not clip.
-        loss: `"softmax"` or `"sigmoid"` cross-entropy, summed over the classes; or a Keras loss.
+        loss: `"softmax"` or `"sigmoid"` cross-entropy, summed over the classes; of several labels
+            `"sigmoid"`, of a regression `"mse"`, `"mae"` or `"huber"`, the first without another;
+            or a Keras loss.
         metrics: Keras metrics of the training's reports in the place of the objective's.
         label_smoothing: in [0, 1); see `keras_vit.training.losses`.
         dropout: rate in the model; None keeps that of the model.
@@ -172,6 +171,7 @@ class Recipe:
     def __post_init__(self):
         for field, kind in _FIELD_TYPES.items():
             object.__setattr__(self, field, typed(field, getattr(self, field), kind))
+        choose_loss(self)
         if (self.steps is None) == (self.epochs is None):
             raise ValueError(
                 "a recipe must have either `steps` or `epochs`. "
@@ -219,7 +219,7 @@ class Recipe:
         for field, (methods, rule) in _OBJECT_METHODS.items():
             if not _is_object_or_name(field, getattr(self, field), methods):
                 raise ValueError(f"`{field}` must be {rule}. Received: {getattr(self, field)!r}")
-        self._check_objective_fields()
+        check_objective_fields(self)
         if (self.boundaries is not None) != (self.decay == "staircase"):
             raise ValueError(
                 "`boundaries` must be given for the staircase and for no other decay. "
@@ -235,16 +235,6 @@ class Recipe:
                 "`warmup_steps` must be less than `steps`. "
                 f"Received: warmup_steps={self.warmup_steps}, steps={self.steps}"
             )
-
-    def _check_objective_fields(self):
-        own = OBJECTIVE_FIELDS.get(self.objective, ()) if isinstance(self.objective, str) else ()
-        for field in dict.fromkeys(sum(OBJECTIVE_FIELDS.values(), ())):
-            if field not in own and getattr(self, field) is not None:
-                whose = [name for name, fields in OBJECTIVE_FIELDS.items() if field in fields]
-                raise ValueError(
-                    f"`{field}` is of the objectives {', '.join(whose)}. Received: "
-                    f"{getattr(self, field)!r} for {self.objective!r}"
-                )
 
     def _check(self, field, is_good, rule):
         value = getattr(self, field)
