@@ -7,7 +7,7 @@ from absl import flags, logging
 from keras_vit.cli import output, training_flags
 from keras_vit.cli.errors import UsageError
 
-SUMMARY = "measure a model's accuracy and loss on a split, each image counted once"
+SUMMARY = "measure a model on a split, each image counted once: accuracy, or what its task has"
 USAGE = "keras-vit evaluate --model=SOURCE --dataset=NAME [FLAGS]"
 
 
@@ -111,7 +111,10 @@ def run(flag_values, arguments):
     if flag_values.json:
         print(json.dumps(metrics))
         return
-    shown = ("accuracy", "top5_accuracy", "loss", "count", "unlabelled", "classes")
+    shown = (
+        *("accuracy", "top5_accuracy", "mean_average_precision", "f1_micro", "f1_macro"),
+        *("mse", "mae", "r2", "loss", "count", "unlabelled", "classes"),
+    )
     rows = [
         (
             {"count": "images", "top5_accuracy": "top-5 accuracy"}.get(name, name),
