@@ -12,7 +12,7 @@ from keras_vit.data.images.each import for_each
 from keras_vit.data.images.preprocess import evaluation_image, resize_problem
 from keras_vit.data.images.try_prepare import try_prepare_image
 from keras_vit.data.tasks import MULTILABEL, REGRESSION
-from keras_vit.models.task import Task
+from keras_vit.models.task import ACTIVATIONS, Task
 
 PROBABILITIES = {"softmax": tf.nn.softmax, "sigmoid": tf.nn.sigmoid, "none": tf.identity}
 
@@ -25,7 +25,7 @@ class ServingModule(tf.Module):
         variables: what the functions read.
         preprocessing: the model's `Preprocessing`.
         class_names: C names.
-        options: `ServingOptions`, with an activation.
+        options: `ServingOptions`.
         task: the model's `Task`; None is one class an image.
     """
 
@@ -133,7 +133,7 @@ class ServingModule(tf.Module):
         task = self._task
         if task.kind == REGRESSION:
             return {"scores": scores, "values": task.values_of(scores)}
-        activation = PROBABILITIES[self._options.activation]
+        activation = PROBABILITIES[self._options.activation or ACTIVATIONS[task.kind]]
         all_probabilities = activation(scores / (task.temperature or 1.0))
         probabilities, class_ids = tf.math.top_k(all_probabilities, self._options.top_k)  # (B, k)
         answer = {

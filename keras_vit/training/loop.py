@@ -12,7 +12,7 @@ import keras
 from keras_vit.data import pipeline
 from keras_vit.data.input_wait import WaitingShare
 from keras_vit.train_step import TrainableModel
-from keras_vit.training import evaluation, outputs, run_folder
+from keras_vit.training import best, evaluation, outputs, run_folder
 from keras_vit.training.callbacks import Evaluate, Progress, RequireFiniteLoss, StopAfter
 from keras_vit.training.objectives.base import with_targets
 from keras_vit.training.objectives.registry import objective_of
@@ -64,7 +64,8 @@ def train(run):
             objective.prepare(run.data.info, run.data.train)
         model = _checked(objective.build(base, run.data.info))
         # State: where the run begins.
-        state = _state(run, base)
+        keeper = best.of_run(recipe, evaluation.names_of(run, objective))
+        state = _state(run, base, keeper)
         # Data: a function of (seed, step), so that they go on from there.
         waiting = WaitingShare() if options.measure_input_wait else None
         data = _data(run, objective, base.preprocessing, state.step, waiting)
@@ -76,13 +77,16 @@ def train(run):
         evaluators = evaluation.of_run(run, objective, between=state.check_signals)
         evaluate = Evaluate(evaluators, recipe.report_steps, run.total_steps, finished)
         # Loop.
-        rows = _fit(run, model, data, [evaluate], state, waiting)
+        rows = _fit(run, model, data, [evaluate, *keeper], state, waiting)
+        for each in keeper:
+            each.restore(model)
         if hasattr(objective, "conclude"):  # thresholds, for example
             info, split = run.data.info, run.data.validation
             objective.conclude(finished, info, split, recipe.batch_size)
         # Files.
-        results = evaluation.last_and_test(run, objective, finished, evaluators, rows)
-        metrics = outputs.metrics(run, objective, finished, rows, results, state, waiting)
+        written = keeper[0].rows(rows) if keeper else rows  # up to that of the weights written
+        results = evaluation.last_and_test(run, objective, finished, evaluators, written)
+        metrics = outputs.metrics(run, objective, finished, written, results, state, waiting)
         if placement.workers.is_chief:
             outputs.write(folder, finished, metrics, rows, recipe)
     if options.report and placement.workers.is_chief:
@@ -120,6 +124,9 @@ def _fit(run, model, data, evaluate, state, waiting):
     last update before clipping, the evaluators' `name/key`, and in mixed float16 `loss_scale`.
     """
     recipe, total_steps = run.recipe, run.total_steps
+    num_epochs = -(-total_steps // recipe.report_steps)
+    if any(getattr(callback, "is_over", False) for callback in evaluate):
+        num_epochs = state.epoch  # it was stopped early, and then killed
     bar = Progress(total_steps, run.kind, state.step, waiting)
     callbacks = [
         RequireFiniteLoss(start_step=state.step, describe_examples=run.describe_examples),
@@ -134,7 +141,7 @@ def _fit(run, model, data, evaluate, state, waiting):
         warnings.filterwarnings("ignore", message="`shuffle=True` was passed")
         model.fit(
             data,
-            epochs=-(-total_steps // recipe.report_steps),
+            epochs=num_epochs,
             initial_epoch=state.epoch,
             steps_per_epoch=recipe.report_steps,
             callbacks=callbacks,
@@ -178,7 +185,7 @@ def _data(run, objective, preprocessing, start_step, waiting):
     return data if waiting is None else waiting.watch(data)
 
 
-def _state(run, base):
+def _state(run, base, keeper):
     """The callback that saves everything, and knows where a run that was stopped goes on."""
     return ExactResume(
         run.workdir / run_folder.STATE,
@@ -186,7 +193,7 @@ def _state(run, base):
         total_steps=run.total_steps,
         config=run.config(base),
         overwrite=run.options.overwrite,
-        callbacks=[callback for callback in run.options.callbacks if remembers(callback)],
+        callbacks=[each for each in (*keeper, *run.options.callbacks) if remembers(each)],
         workers=run.placement.workers,
     )
 

@@ -9,6 +9,7 @@ import functools
 import typing
 from typing import Any
 
+from keras_vit.training.recipe_checks import MODES, check_monitor
 from keras_vit.training.recipe_objectives import (
     MASK_TARGETS,
     OBJECTIVES,
@@ -94,6 +95,11 @@ class Recipe:
         orientation: `"exif"` turns photographs as their EXIF tag says, in training, evaluation and
             the model that is written; None keeps what the model does.
         report_steps: updates between two rows of the history, each with a validation.
+        monitor: Key of the reports, such as `"validation/accuracy"`: the weights of the report in
+            which it is best are written; None writes the last ones.
+        mode: `"min"` or `"max"` is best; None takes min for losses and errors.
+        patience: Number of reports without improvement that ends the training; None never ends it.
+        restore_best_weights: False writes the last weights, with `patience`; None is True.
         seed: of the weights, the order of the data, the augmentation and the dropout.
         dtype: dtype or policy of the layers; None takes the global one of Keras.
         model: a name of `keras_vit.list_models()`, for pre-training; a fine-tuning needs none.
@@ -153,6 +159,10 @@ class Recipe:
     resize_to: tuple[int, int] | None = None
     orientation: str | None = None
     report_steps: int = 100
+    monitor: str | None = None
+    mode: str | None = None
+    patience: int | None = None
+    restore_best_weights: bool | None = None
     seed: int = 0
     dtype: str | None = None
     model: str | None = None
@@ -189,7 +199,7 @@ class Recipe:
             lambda shares: len(shares) == 3 and min(shares) >= 0 and abs(sum(shares) - 1) < 1e-6,
             "three shares that sum to 1",
         )
-        for field in ("warmup_steps", "weight_decay"):
+        for field in ("warmup_steps", "weight_decay", "patience"):
             self._check(field, lambda value: value >= 0, "at least 0")
         for field in ("label_smoothing", "dropout", "stochastic_depth", "ema", "beta_2"):
             self._check(field, lambda value: 0 <= value < 1, "in [0, 1)")
@@ -212,6 +222,7 @@ class Recipe:
             ("position_embedding", POSITION_EMBEDDINGS),
             ("position_location", POSITION_LOCATIONS),
             ("loss", LOSSES),
+            ("mode", MODES),
             ("dtype", DTYPES),
         ):
             is_known = functools.partial(_is_known, known=known, objects=field in _OBJECT_METHODS)
@@ -220,6 +231,7 @@ class Recipe:
             if not _is_object_or_name(field, getattr(self, field), methods):
                 raise ValueError(f"`{field}` must be {rule}. Received: {getattr(self, field)!r}")
         check_objective_fields(self)
+        check_monitor(self)
         if (self.boundaries is not None) != (self.decay == "staircase"):
             raise ValueError(
                 "`boundaries` must be given for the staircase and for no other decay. "
