@@ -154,6 +154,10 @@ class Indexed:
         if seed is not None:
             seeds = tf.stack([tf.constant(seed, tf.int64), epoch])
             place = tf.random.experimental.index_shuffle(place, seeds, len(self) - 1)
+        return self.example(position, place, epoch)
+
+    def example(self, position, place, epoch):
+        """The `Example` at a place."""
         index = tf.gather(self.indices, place)
         image = functools.partial(self._image, position, place, index)
         weight = tuple(tf.gather(weights, place) for weights in self.weights)

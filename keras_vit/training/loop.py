@@ -14,6 +14,7 @@ from keras_vit.data.input_wait import WaitingShare
 from keras_vit.train_step import TrainableModel
 from keras_vit.training import best, evaluation, outputs, run_folder
 from keras_vit.training.callbacks import Evaluate, Progress, RequireFiniteLoss, StopAfter
+from keras_vit.training.class_weights import class_weights, weighted
 from keras_vit.training.objectives.base import with_targets
 from keras_vit.training.objectives.registry import objective_of
 from keras_vit.training.optimizers import make_optimizer, rate_at
@@ -177,6 +178,9 @@ def _data(run, objective, preprocessing, start_step, waiting):
         shard=placement.data_shard,
         **run.order(),
     )
+    if recipe.class_weights is not None:
+        weights = class_weights(recipe.class_weights, run.data.info, run.data.train)
+        data = weighted(data, weights)
     index, number = placement.data_shard
     first_example = index * (recipe.batch_size // number)
     data = with_targets(

@@ -9,7 +9,7 @@ import functools
 import typing
 from typing import Any
 
-from keras_vit.training.recipe_checks import MODES, check_monitor
+from keras_vit.training.recipe_checks import MODES, SAMPLING, check_classes, check_monitor
 from keras_vit.training.recipe_objectives import (
     MASK_TARGETS,
     OBJECTIVES,
@@ -84,6 +84,9 @@ class Recipe:
             `"sigmoid"`, of a regression `"mse"`, `"mae"` or `"huber"`, the first without another;
             or a Keras loss.
         metrics: Keras metrics of the training's reports in the place of the objective's.
+        class_weights: What an image counts in the loss by its class, `"balanced"` or a number for
+            each; None is 1 for all.
+        sampling: `"balanced"` trains on every class equally often; None on every image.
         label_smoothing: in [0, 1); see `keras_vit.training.losses`.
         dropout: rate in the model; None keeps that of the model.
         stochastic_depth: rate of the last block; None keeps that of the model.
@@ -150,6 +153,8 @@ class Recipe:
     global_clipnorm: float | None = 1.0
     loss: Any = "softmax"
     metrics: Any = None
+    class_weights: Any = None
+    sampling: str | None = None
     label_smoothing: float = 0.0
     dropout: float | None = None
     stochastic_depth: float | None = None
@@ -223,6 +228,7 @@ class Recipe:
             ("position_location", POSITION_LOCATIONS),
             ("loss", LOSSES),
             ("mode", MODES),
+            ("sampling", SAMPLING),
             ("dtype", DTYPES),
         ):
             is_known = functools.partial(_is_known, known=known, objects=field in _OBJECT_METHODS)
@@ -232,6 +238,7 @@ class Recipe:
                 raise ValueError(f"`{field}` must be {rule}. Received: {getattr(self, field)!r}")
         check_objective_fields(self)
         check_monitor(self)
+        check_classes(self)
         if (self.boundaries is not None) != (self.decay == "staircase"):
             raise ValueError(
                 "`boundaries` must be given for the staircase and for no other decay. "

@@ -117,7 +117,12 @@ class Run:
     def order(self):
         """What decides which examples a step has."""
         recipe = self.recipe
-        return {"batch_size": recipe.batch_size, "seed": recipe.seed, "shots": self.data.shots}
+        return {
+            "batch_size": recipe.batch_size,
+            "seed": recipe.seed,
+            "shots": self.data.shots,
+            "sampling": recipe.sampling,
+        }
 
     def describe_examples(self, step):
         """Which examples a step has, counted from 0, as text."""
