@@ -11,6 +11,7 @@ from typing import Any
 
 from keras_vit.training.recipe_checks import MODES, SAMPLING, check_classes, check_monitor
 from keras_vit.training.recipe_objectives import (
+    DISTILLATIONS,
     MASK_TARGETS,
     OBJECTIVES,
     check_objective_fields,
@@ -49,8 +50,15 @@ class Recipe:
         accumulation_steps: micro-batches that a batch is computed in, to save memory.
         remat: whether the encoder's blocks are computed again for their gradients, to save memory.
         objective: What is learned, `"supervised"` (one class an image), `"multilabel"` (several
-            labels), `"regression"` (values), or without labels `"masked_patches"` or `"mae"`; or an
-            object of that protocol (`keras_vit.training.objectives.base.Objective`).
+            labels), `"regression"` (values), `"distillation"` (one class, and what `teacher` says),
+            or without labels `"masked_patches"` or `"mae"`; or an object of that protocol
+            (`keras_vit.training.objectives.base.Objective`).
+        teacher: What `from_pretrained` takes, or a model with the classes of the data; of
+            `"distillation"`, as the next three.
+        distillation: `"soft"` or `"hard"`, its highest logit alone; None takes soft.
+        temperature: What the logits of both are divided by, positive; None takes 3.
+        distillation_weight: Share of the teacher in the loss, in (0, 1]; None takes 0.1, and of
+            hard 0.5.
         mask_ratio: Share of an image's patches that are hidden, in (0, 1); without labels only, as
             the next six; None takes the objective's, 0.5 and for `"mae"` 0.75.
         mask_target: What a hidden patch is to be known by, `"mean_color"`, `"color_4x4"` or
@@ -131,6 +139,10 @@ class Recipe:
     accumulation_steps: int = 1
     remat: bool = False
     objective: Any = "supervised"
+    teacher: Any = None
+    distillation: str | None = None
+    temperature: float | None = None
+    distillation_weight: float | None = None
     mask_ratio: float | None = None
     mask_target: str | None = None
     mask_proportions: tuple[float, ...] | None = None
@@ -199,6 +211,8 @@ class Recipe:
         for field in ("decoder_hidden_size", "decoder_depth", "decoder_num_heads"):
             self._check(field, lambda value: value > 0, "positive")
         self._check("mask_ratio", lambda value: 0 < value < 1, "in (0, 1)")
+        self._check("temperature", lambda value: value > 0, "positive")
+        self._check("distillation_weight", lambda value: 0 < value <= 1, "in (0, 1]")
         self._check(
             "mask_proportions",
             lambda shares: len(shares) == 3 and min(shares) >= 0 and abs(sum(shares) - 1) < 1e-6,
@@ -218,6 +232,7 @@ class Recipe:
         for field, known in (
             ("objective", OBJECTIVES),
             ("mask_target", MASK_TARGETS),
+            ("distillation", DISTILLATIONS),
             ("optimizer", OPTIMIZERS),
             ("momentum_dtype", MOMENTUM_DTYPES),
             ("decay", DECAYS),

@@ -3,21 +3,27 @@
 Imports nothing heavy (see `keras_vit.training.recipe`).
 """
 
-OBJECTIVES = ("supervised", "multilabel", "regression", "masked_patches", "mae")
+OBJECTIVES = (
+    *("supervised", "multilabel", "regression", "distillation"),
+    *("masked_patches", "mae"),
+)
 # The fields of one objective alone, by its name.
 OBJECTIVE_FIELDS = {
+    "distillation": ("teacher", "distillation", "temperature", "distillation_weight"),
     "masked_patches": ("mask_ratio", "mask_target", "mask_proportions"),
     "mae": (
         *("mask_ratio", "normalize_pixels"),
         *("decoder_hidden_size", "decoder_depth", "decoder_num_heads"),
     ),
 }
+DISTILLATIONS = ("soft", "hard")
 MASK_TARGETS = ("mean_color", "color_4x4", "pixels")
 # The losses of an objective with labels; the first is taken in the place of the default.
 OBJECTIVE_LOSSES = {
     "supervised": ("softmax", "sigmoid"),
     "multilabel": ("sigmoid",),
     "regression": ("mse", "mae", "huber"),
+    "distillation": ("softmax",),
 }
 
 
@@ -45,6 +51,16 @@ def check_objective_fields(recipe):
         raise ValueError(
             "`label_smoothing` is of classes and labels, which a regression does not have. "
             f"Received: {recipe.label_smoothing}"
+        )
+    if objective == "distillation" and recipe.teacher is None:
+        raise ValueError(
+            "the objective 'distillation' needs a `teacher`, a name, a path or a model. "
+            "Received: none"
+        )
+    if recipe.distillation == "hard" and recipe.temperature is not None:
+        raise ValueError(
+            "`temperature` is of distillation='soft'. Received: "
+            f"{recipe.temperature} for 'hard', which goes by the teacher's highest logit"
         )
     own = OBJECTIVE_FIELDS.get(objective, ()) if isinstance(objective, str) else ()
     for field in dict.fromkeys(sum(OBJECTIVE_FIELDS.values(), ())):
