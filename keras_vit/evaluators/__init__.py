@@ -1,8 +1,8 @@
 """What a trained model is worth, in numbers.
 
-`Classification`, `MultiLabel`, `Regression`, `FewShot`, `KNN`, `LinearProbe` and `VTAB` are
-evaluators: they measure a model in a training and after it.  They are imported when they are first
-asked for.
+`Classification`, `MultiLabel`, `Regression`, `Calibration`, `FewShot`, `KNN`, `LinearProbe` and
+`VTAB` are evaluators: they measure a model in a training and after it.  They are imported when they
+are first asked for.
 """
 
 import importlib
@@ -13,6 +13,7 @@ _submodule = submodules_of(__name__)
 
 # class -> module
 _CLASSES = {
+    "Calibration": "calibration",
     "Classification": "classification",
     "Every": "base",
     "Evaluator": "base",

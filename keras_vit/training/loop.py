@@ -20,6 +20,7 @@ from keras_vit.training.objectives.registry import objective_of
 from keras_vit.training.optimizers import make_optimizer, rate_at
 from keras_vit.training.recipe_objects import copied
 from keras_vit.training.resume.exact_resume import ExactResume, remembers
+from keras_vit.training.tensorboard import FOLDER, TensorBoard
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,6 +134,7 @@ def _fit(run, model, data, evaluate, state, waiting):
         RequireFiniteLoss(start_step=state.step, describe_examples=run.describe_examples),
         StopAfter(total_steps, state.step),
         *evaluate,
+        *_tensorboard(run, state),
         *run.options.callbacks,
         *[bar] * run.options.progress,
         state,
@@ -157,6 +159,14 @@ def _fit(run, model, data, evaluate, state, waiting):
     # The model is saved without the optimizer, like what `from_pretrained` returns.
     model.optimizer, model.compiled = None, False
     return rows
+
+
+def _tensorboard(run, state):
+    """The callback that writes events, in a list, empty for none."""
+    if not run.options.tensorboard or not run.placement.workers.is_chief:
+        return []
+    folder, steps = run.workdir / FOLDER, run.recipe.report_steps
+    return [TensorBoard(folder, steps, run.total_steps, begins=state.step == 0)]
 
 
 def _data(run, objective, preprocessing, start_step, waiting):

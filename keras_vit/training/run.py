@@ -63,6 +63,7 @@ class RunOptions:
             split, objects of the protocol `keras_vit.evaluators.base.Evaluator`, or `Every`.
         report: Whether `report.html` is written into the folder at the end, as `keras-vit inspect`
             writes it, over up to 16 images of the test or validation split.
+        tensorboard: Whether the history is written into the folder's `tensorboard` too.
         measure_input_wait: Whether `metrics.json` says how long the steps waited for data, which
             costs a call of Python for each batch.
     """
@@ -80,6 +81,7 @@ class RunOptions:
     callbacks: Any = ()
     evaluators: Any = ()
     report: bool = False
+    tensorboard: bool = False
     measure_input_wait: bool = False
 
 
