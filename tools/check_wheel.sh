@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Builds the wheel, installs it alone into a folder, and does there what needs no extra: import,
-# `keras-vit models`, a model that is made, saved and converted.
+# `keras-vit models`, a model that is made, saved and converted, and the model in it.
 #
 #   bash tools/check_wheel.sh PYTHON     an interpreter that has the dependencies
 set -euo pipefail
@@ -17,6 +17,7 @@ cp -r setup.cfg pyproject.toml README.md LICENSE keras_vit "$work/source"
   "$work"/dist/*.whl
 
 export PYTHONPATH="$work/site" TF_CPP_MIN_LOG_LEVEL=3
+examples=$PWD/examples
 cd "$work"
 "$python" - <<'PYTHON'
 import pathlib
@@ -29,8 +30,11 @@ if installed.parents[1].name != "site":
     sys.exit(f"{installed} is not the wheel's")
 model = keras_vit.create_model("ViT-mini/4", image_size=28, num_classes=10)
 keras_vit.save_pretrained(model, "model.npz")
+keras_vit.from_pretrained("fashion_mnist/ViT-mini_4")
 PYTHON
 "$python" -m keras_vit models 'ViT-B*'
 "$python" -m keras_vit models --checkpoints 'sam/*'
 "$python" -m keras_vit convert model.npz out.npz --format=vit_jax
+"$python" -m keras_vit predict --model=fashion_mnist/ViT-mini_4 --top_k=1 "$examples/fashion_mnist" |
+  grep -q "Ankle boot"
 echo "the wheel works: $(basename "$work"/dist/*.whl)"

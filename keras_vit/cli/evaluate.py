@@ -156,18 +156,18 @@ def run(flag_values, arguments):
 def _published(flag_values, info):
     """The catalogue's row of a checkpoint whose accuracy on this very split is published, or None.
 
-    What the catalogue has are accuracies on the 50,000 validation images of ImageNet, our test
-    split of imagenet2012.
+    What the catalogue has are accuracies on the test split; that of imagenet2012 is the 50,000
+    validation images.
     """
     from keras_vit.checkpoints.catalog.lookup import get_checkpoint, list_checkpoints
 
-    is_imagenet = info.name.partition(":")[0] == "imagenet2012"
-    if not is_imagenet or flag_values.split != "test" or flag_values.real_labels is not None:
+    if flag_values.split != "test" or flag_values.real_labels is not None:
         return None
     if flag_values.model not in list_checkpoints():
         return None
     row = get_checkpoint(flag_values.model)
-    return row if row.accuracy is not None else None
+    is_its_own = info.name.partition(":")[0] == row.dataset
+    return row if is_its_own and row.accuracy is not None else None
 
 
 def _beside(metrics):

@@ -35,6 +35,22 @@ def define_flags(flag_values):
         lower_bound=1,
         flag_values=flag_values,
     )
+    flags.DEFINE_string(
+        "tune",
+        None,
+        "what is trained, instead of the recipe's: all, head, last:N blocks, norms, bias, or lora:R"
+        " (adapters of rank R, of which the run has a file for PEFT too)",
+        flag_values=flag_values,
+    )
+    flags.DEFINE_float(
+        "layer_decay",
+        None,
+        "factor of the learning rate from each block to the one before it, instead of the "
+        "recipe's, 0.75 for example",
+        lower_bound=0.0,
+        upper_bound=1.0,
+        flag_values=flag_values,
+    )
     flags.DEFINE_boolean(
         "sweep",
         False,
@@ -49,10 +65,12 @@ def run(flag_values, arguments):
     if arguments:
         raise UsageError(f"finetune takes flags only. Received: {' '.join(arguments)}")
     keywords = training_flags.arguments(flag_values)
-    if flag_values.image_size is not None:
-        if "image_size" in keywords:
-            raise UsageError("finetune takes --image_size or --set=image_size=..., not both")
-        keywords["image_size"] = flag_values.image_size
+    for field in ("image_size", "tune", "layer_decay"):
+        if flag_values[field].value is None:
+            continue
+        if field in keywords:
+            raise UsageError(f"finetune takes --{field} or --set={field}=..., not both")
+        keywords[field] = flag_values[field].value
 
     from absl import logging
 

@@ -10,6 +10,7 @@ import keras
 from keras import ops
 
 from keras_vit.layers import initializers, recompute
+from keras_vit.layers.lora import Adaptable
 from keras_vit.layers.positions import RELATIVE_POSITIONS, relative_logits
 from keras_vit.layers.regularization import dropout, seed_generator
 from keras_vit.layers.trainable import CompositeLayer
@@ -171,7 +172,7 @@ def blockwise_attention(query, key, value, block_size=BLOCK_SIZE):
 
 
 @keras.saving.register_keras_serializable(package="keras_vit")
-class MultiHeadAttention(CompositeLayer):
+class MultiHeadAttention(Adaptable, CompositeLayer):
     """Self-attention, or attention of a query over the inputs.
 
     The kernels have the shapes of the official files, (D, k, d) and (k, d, D).
@@ -197,6 +198,12 @@ class MultiHeadAttention(CompositeLayer):
         ValueError: when built on a D that `num_heads` does not divide, or for an unknown
             `relative_positions`.
     """
+
+    adaptable = ("query_kernel", "key_kernel", "value_kernel", "out_kernel")
+
+    @property
+    def adaptable_shape(self):
+        return (self.num_heads * self.head_size,) * 2
 
     def __init__(
         self,
@@ -264,24 +271,24 @@ class MultiHeadAttention(CompositeLayer):
             )
         self.restore_trainable()
 
-    def _project(self, inputs, kernel, bias):
-        """(B, T, D) -> (B, k, T, d).
+    def _project(self, inputs, name, training):
+        """(B, T, D) -> (B, k, T, d), by the kernel and the bias of that name.
 
         As one flat product: an einsum over three axes costs more, and so does projecting query, key
         and value together, whose gradient has to be put together again.
         """
+        kernel, bias = getattr(self, f"{name}_kernel"), getattr(self, f"{name}_bias")
         tokens, features = ops.shape(inputs)[1], inputs.shape[-1]
-        flat = ops.reshape(inputs, (-1, features))  # (B T, D)
-        flat = ops.matmul(flat, ops.reshape(kernel, (features, features)))
+        rows = ops.reshape(inputs, (-1, features))  # (B T, D)
+        flat = ops.matmul(rows, ops.reshape(kernel, (features, features)))
         flat = flat if bias is None else flat + ops.reshape(bias, (features,))
+        flat = self.adapted(flat, f"{name}_kernel", rows, training)
         heads = ops.reshape(flat, (-1, tokens, self.num_heads, self.head_size))
         return ops.transpose(heads, (0, 2, 1, 3))
 
-    def _query_and_key(self, inputs, query):
-        query = self._project(
-            inputs if query is None else query, self.query_kernel, self.query_bias
-        )
-        key = self._project(inputs, self.key_kernel, self.key_bias)
+    def _query_and_key(self, inputs, query, training=None):
+        query = self._project(inputs if query is None else query, "query", training)
+        key = self._project(inputs, "key", training)
         return (self.query_norm(query), self.key_norm(key)) if self.qk_norm else (query, key)
 
     def attention_probabilities(self, inputs, query=None):
@@ -290,16 +297,17 @@ class MultiHeadAttention(CompositeLayer):
         return attention_probabilities(query, key, self.relative_embedding)
 
     def call(self, inputs, query=None, training=None):
-        query, key = self._query_and_key(inputs, query)
-        value = self._project(inputs, self.value_kernel, self.value_bias)
+        query, key = self._query_and_key(inputs, query, training)
+        value = self._project(inputs, "value", training)
         mixed = attend(
             *(query, key, value, self.attention_dropout, self.seeds, training),
             relative=self.relative_embedding,
         )
         tokens, features = ops.shape(mixed)[2], self.num_heads * self.head_size
-        mixed = ops.reshape(ops.transpose(mixed, (0, 2, 1, 3)), (-1, features))  # (B T, D)
-        mixed = ops.matmul(mixed, ops.reshape(self.out_kernel, (features, features)))
-        return ops.reshape(mixed + self.out_bias, (-1, tokens, features))  # (B, T, D)
+        rows = ops.reshape(ops.transpose(mixed, (0, 2, 1, 3)), (-1, features))  # (B T, D)
+        mixed = ops.matmul(rows, ops.reshape(self.out_kernel, (features, features)))
+        mixed = self.adapted(mixed + self.out_bias, "out_kernel", rows, training)
+        return ops.reshape(mixed, (-1, tokens, features))  # (B, T, D)
 
     def compute_output_shape(self, inputs_shape, query_shape=None):
         return inputs_shape if query_shape is None else query_shape

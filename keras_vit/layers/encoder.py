@@ -11,6 +11,7 @@ from keras import ops
 
 from keras_vit.layers import initializers
 from keras_vit.layers.attention import MultiHeadAttention
+from keras_vit.layers.lora import Dense, adapters_of
 from keras_vit.layers.recompute import LayerNormalization, elementwise
 from keras_vit.layers.regularization import drop_branch, dropout, seed_generator
 from keras_vit.layers.trainable import CompositeLayer
@@ -98,7 +99,7 @@ class MlpBlock(CompositeLayer):
         hidden = 2 * self.mlp_dim if self.gated else self.mlp_dim
         widths = {"dense_1": (features, hidden), "dense_2": (self.mlp_dim, features)}
         for name, (fan_in, fan_out) in widths.items():
-            layer = keras.layers.Dense(
+            layer = Dense(
                 fan_out,
                 kernel_initializer=initializers.xavier_uniform(fan_in, fan_out),
                 bias_initializer=initializers.normal(1e-6),
@@ -110,13 +111,14 @@ class MlpBlock(CompositeLayer):
         self.restore_trainable()
 
     def call(self, tokens, training=None):
-        hidden = self.dense_1(tokens)  # (B, T, mlp_dim), or twice that
+        hidden = self.dense_1(tokens, training=training)  # (B, T, mlp_dim), or twice that
         if self.gated:
             hidden = ops.silu(hidden[..., : self.mlp_dim]) * hidden[..., self.mlp_dim :]
         else:
             hidden = elementwise(GELUS[self.gelu], DERIVATIVES[self.gelu], hidden, training)
         hidden = dropout(hidden, self.dropout, self.seeds, training)
-        return dropout(self.dense_2(hidden), self.dropout, self.seeds, training)  # (B, T, D)
+        outputs = self.dense_2(hidden, training=training)  # (B, T, D)
+        return dropout(outputs, self.dropout, self.seeds, training)
 
     def compute_output_shape(self, input_shape):
         return input_shape
@@ -265,6 +267,7 @@ class EncoderBlock(CompositeLayer):
             (self.seeds, (self.dropout > 0) + 2 * (self.stochastic_depth > 0)),
             (self.attention.seeds, int(self.attention_dropout > 0)),
             (self.mlp.seeds, 2 * (self.dropout > 0)),
+            *((lora.seeds, int(lora.dropout > 0)) for _, lora in adapters_of(self)),
         )
         draws = [(generator, number) for generator, number in draws if number]
         seeds = [[generator.next() for _ in range(number)] for generator, number in draws]

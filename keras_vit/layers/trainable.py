@@ -1,19 +1,26 @@
 """Which parts of a layer or model are trained, in a form that a configuration can hold.
 
 Keras saves one `trainable` for each layer of a functional model, and none for the layers inside
-of a layer, or of a model that has a configuration of its own.
+of a layer, of a model that has a configuration of its own, or for single variables of a layer.
 """
 
 import keras
 
 
 def parts_of(layer):
-    """The layers that a layer or model is made of: name -> layer, in the order of their making."""
+    """The layers that a layer or model is made of: name -> layer, in the order of their making.
+
+    Adapters (`keras_vit.layers.lora`) are no part of what a configuration makes.
+    """
     if isinstance(layer, keras.Model):
         return {part.name: part for part in layer.layers}
-    return {
-        part.name: part for part in vars(layer).values() if isinstance(part, keras.layers.Layer)
-    }
+    parts = (part for part in vars(layer).values() if isinstance(part, keras.layers.Layer))
+    return {part.name: part for part in parts if not getattr(part, "is_adapter", False)}
+
+
+def _own_variables(layer):
+    """name -> variable of those that were made to be trained and belong to no part."""
+    return {variable.name: variable for variable in layer._trainable_variables}
 
 
 def get_trainable(layer):
@@ -23,14 +30,17 @@ def get_trainable(layer):
         layer: A layer or model that is built.
 
     Returns:
-        A dict from path ("encoderblock_0/attention") to its `trainable`; the path of the layer
-        itself is "", and it is left out if it is trained.
+        A dict from path ("encoderblock_0/attention", or of a variable, "head/kernel") to its
+        `trainable`; the path of the layer itself is "", and it is left out if it is trained.
     """
     found = {} if layer.trainable else {"": False}
     return found | dict(_differences(layer, ""))
 
 
 def _differences(layer, prefix):
+    for name, variable in _own_variables(layer).items():
+        if variable.trainable != layer.trainable:
+            yield prefix + name, variable.trainable
     for name, part in parts_of(layer).items():
         if part.trainable != layer.trainable:
             yield prefix + name, part.trainable
@@ -62,10 +72,39 @@ def _set(layer, path, trainable, default):
     """
     layer.trainable = trainable.get(path, default)
     paths = {path}
+    for name, variable in _own_variables(layer).items():
+        below = f"{path}/{name}" if path else name
+        variable.trainable = trainable.get(below, layer.trainable)
+        paths.add(below)
     for name, part in parts_of(layer).items():
         below = f"{path}/{name}" if path else name
         paths |= _set(part, below, trainable, layer.trainable)
     return paths
+
+
+def freeze_all_but(model, is_trained):
+    """Trains adapters (`keras_vit.layers.lora`) and the variables that a function chooses.
+
+    Args:
+        model: A model that is built.
+        is_trained: A function of a variable's path; it is not asked about what is never trained.
+    """
+    set_trainable(model, {})
+    for variable in model.trainable_variables:
+        variable.trainable = "_lora/" in variable.path or bool(is_trained(variable.path))
+    _freeze_layers(model)
+
+
+def _freeze_layers(layer):
+    """Says of layers of which no variable is trained that they are not, as Keras's summary shows.
+
+    The model itself stays as it is: what is put upon it is trained.
+    """
+    for part in parts_of(layer).values():
+        if part.weights and not any(variable.trainable for variable in part.weights):
+            part.trainable = False
+        else:
+            _freeze_layers(part)
 
 
 class CompositeLayer(keras.layers.Layer):

@@ -67,6 +67,7 @@ def _shrink(run):
         if is_ours:
             changes["image_size"] = (_image_size(run) * 3 // 2,) * 2
         changes["learning_rates"] = None  # one training, no choice between rates
+        changes["dropout"] = None  # ResNets have none
         return dataclasses.replace(
             run,
             dataset=_DOWNSTREAM,

@@ -11,6 +11,7 @@ import keras
 
 from keras_vit.data import pipeline
 from keras_vit.data.input_wait import WaitingShare
+from keras_vit.layers.trainable import get_trainable, set_trainable
 from keras_vit.train_step import TrainableModel
 from keras_vit.training import best, evaluation, outputs, run_folder
 from keras_vit.training.callbacks import Evaluate, Progress, RequireFiniteLoss, StopAfter
@@ -21,6 +22,8 @@ from keras_vit.training.optimizers import make_optimizer, rate_at
 from keras_vit.training.recipe_objects import copied
 from keras_vit.training.resume.exact_resume import ExactResume, remembers
 from keras_vit.training.tensorboard import FOLDER, TensorBoard
+from keras_vit.training.tuning import merge_lora, rate_factors, set_tune_of
+from keras_vit.zoo import adapters
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +74,9 @@ def train(run):
         # Data: a function of (seed, step), so that they go on from there.
         waiting = WaitingShare() if options.measure_input_wait else None
         data = _data(run, objective, base.preprocessing, state.step, waiting)
-        # Optimizer and step: gradient -> guard -> update, in `keras_vit.train_step`.
+        # What is trained, and optimizer and step: gradient -> guard -> update, in
+        # `keras_vit.train_step`.
+        was_trained = get_trainable(model)
         compile_model(model, recipe, objective, run.total_steps)
         state.restore(model, data)
         # Evaluators: with each report, on the averaged weights.
@@ -85,12 +90,16 @@ def train(run):
         if hasattr(objective, "conclude"):  # thresholds, for example
             info, split = run.data.info, run.data.validation
             objective.conclude(finished, info, split, recipe.batch_size)
-        # Files.
+        # Files: an ordinary model, with what LoRA has learned in its kernels.
+        adapter = adapters.adapter_of(finished)
+        for trained in (model, finished):
+            merge_lora(trained)
+        set_trainable(model, was_trained)
         written = keeper[0].rows(rows) if keeper else rows  # up to that of the weights written
         results = evaluation.last_and_test(run, objective, finished, evaluators, written)
         metrics = outputs.metrics(run, objective, finished, written, results, state, waiting)
         if placement.workers.is_chief:
-            outputs.write(folder, finished, metrics, rows, recipe)
+            outputs.write(folder, finished, metrics, rows, recipe, adapter)
     if options.report and placement.workers.is_chief:
         outputs.write_report(run, finished)
     files = outputs.paths(run.workdir)
@@ -98,7 +107,7 @@ def train(run):
 
 
 def compile_model(model, recipe, objective, total_steps):
-    """Compiles a model by a recipe: what a `fit` of one's own needs of it.
+    """Freezes what a recipe does not train, and compiles: what a `fit` of one's own needs of it.
 
     Args:
         model: A model of this package.
@@ -106,13 +115,17 @@ def compile_model(model, recipe, objective, total_steps):
         objective: `Objective`.
         total_steps: Number of updates of the training.
     """
+    tuned = getattr(objective, "tuned", model)
+    set_tune_of(tuned, recipe)
     variables = model.trainable_variables
+    factors = rate_factors(tuned, recipe.layer_decay, recipe.head_rate_factor)
     scales_loss = model.dtype_policy.name == "mixed_float16"
     metrics = objective.metrics()
     if recipe.metrics is not None:
         metrics = [copied(metric) for metric in recipe.metrics]
+    optimizer = make_optimizer(recipe, total_steps, variables, scales_loss, factors)
     model.compile(
-        optimizer=make_optimizer(recipe, total_steps, variables, dynamic_loss_scale=scales_loss),
+        optimizer=optimizer,
         loss=objective.loss() if isinstance(recipe.loss, str) else recipe.loss,
         metrics=metrics,
         accumulation_steps=recipe.accumulation_steps,

@@ -33,10 +33,22 @@ LOSS_SCALES = (1.0, 2.0**24)
 
 
 class _Optimizer(keras.optimizers.Optimizer):
-    """What both have in common: the gradient's norm, and moments of a dtype of their own."""
+    """What both have in common: the gradient's norm, moments of a dtype of their own, and factors.
 
-    def __init__(self, *args, momentum_dtype="float32", dynamic_loss_scale=False, **kwargs):
+    `rate_factors` (path of a variable -> what its rate is multiplied by, 1 for those that are not
+    there) acts on its update and on its weight decay; 0 leaves it as it is, to the bit.
+    """
+
+    def __init__(
+        self,
+        *args,
+        momentum_dtype="float32",
+        dynamic_loss_scale=False,
+        rate_factors=None,
+        **kwargs,
+    ):
         super().__init__(*args, **kwargs)
+        self.rate_factors = None if rate_factors is None else dict(rate_factors)
         for name in ("loss_scale_factor", "gradient_accumulation_steps"):
             if dynamic_loss_scale and kwargs.get(name) is not None:
                 raise ValueError(f"`dynamic_loss_scale` must be without `{name}`. Received: both")
@@ -51,6 +63,14 @@ class _Optimizer(keras.optimizers.Optimizer):
         if self.built:
             return
         super().build(variables)
+        factors = self.rate_factors or {}
+        unknown = sorted(set(factors) - {variable.path for variable in variables})
+        if unknown:
+            raise ValueError(
+                "`rate_factors` must be of variables that are trained. "
+                f"Received: {unknown[0]!r} among {len(unknown)}; make them after freezing"
+            )
+        self._factors = [factors.get(variable.path, 1.0) for variable in variables]
         self.gradient_norm = self._add_scalar("gradient_norm")
         if self.dynamic_loss_scale:
             self.loss_scale = self._add_scalar("loss_scale")
@@ -89,6 +109,30 @@ class _Optimizer(keras.optimizers.Optimizer):
             name=f"{variable.path.replace('/', '_')}_momentum",
         )
 
+    def update_step(self, gradient, variable, learning_rate):
+        factor = self._factors[self._get_variable_index(variable)]
+        if not factor:
+            return
+        rate = learning_rate if factor == 1.0 else learning_rate * factor
+        if self.rate_factors and self.weight_decay and self._use_weight_decay(variable):
+            decay = ops.cast(rate, variable.dtype) * self.weight_decay
+            self.assign_sub(variable, variable * decay)
+        self._update(gradient, variable, rate)
+
+    def _apply_weight_decay(self, variables):
+        if not self.rate_factors:  # else each variable's update does it
+            super()._apply_weight_decay(variables)
+
+    def _update_model_variables_moving_average(self, trainable_variables):
+        super()._update_model_variables_moving_average(trainable_variables)
+        # The average of what does not move is rounded anew in each step.
+        averages = self._model_variables_moving_average
+        for variable, average, factor in zip(
+            trainable_variables, averages, self._factors, strict=True
+        ):
+            if self.use_ema and not factor:
+                average.assign(ops.copy(variable))
+
     def _clip_gradients(self, grads):
         """For training steps of another kind; the guard switches it off."""
         return guard.check(self, grads)[0]
@@ -115,7 +159,9 @@ class _Optimizer(keras.optimizers.Optimizer):
 
     def get_config(self):
         own = {name: getattr(self, name) for name in ("momentum_dtype", "dynamic_loss_scale")}
-        return {**super().get_config(), **own}
+        # Left out where there are none: descriptions of older trainings have no such entry.
+        factors = {} if self.rate_factors is None else {"rate_factors": self.rate_factors}
+        return {**super().get_config(), **own, **factors}
 
 
 def _has_several_workers():
@@ -150,8 +196,8 @@ class SGD(_Optimizer):
             bfloat16.
         name: of the optimizer.
         **kwargs: of `keras.optimizers.Optimizer`, such as `global_clipnorm`, `weight_decay`
-            (decoupled, multiplied by the rate) and `use_ema`; and `dynamic_loss_scale`, for models
-            in mixed float16.
+            (decoupled, multiplied by the rate) and `use_ema`; `dynamic_loss_scale`, for models in
+            mixed float16; and `rate_factors`, a dict from variable path to a factor of the rate.
 
     Raises:
         ValueError: for a momentum or a dtype that is not one of these.
@@ -165,7 +211,7 @@ class SGD(_Optimizer):
             raise ValueError(f"`momentum` must be in [0, 1). Received: {momentum}")
         self.momentum = momentum
 
-    def update_step(self, gradient, variable, learning_rate):
+    def _update(self, gradient, variable, learning_rate):
         trace = self.momentums[self._get_variable_index(variable)]
         gradient = ops.cast(gradient, variable.dtype)
         learning_rate = ops.cast(learning_rate, variable.dtype)
@@ -195,7 +241,7 @@ class AdamW(_Optimizer):
         momentum_dtype: of m, one of `MOMENTUM_DTYPES`; big_vision keeps it in bfloat16.
         name: of the optimizer.
         **kwargs: of `keras.optimizers.Optimizer`, such as `global_clipnorm` and `use_ema`; and
-            `dynamic_loss_scale`, for models in mixed float16.
+            `dynamic_loss_scale` and `rate_factors`, as in `SGD`.
     """
 
     def __init__(
@@ -226,7 +272,7 @@ class AdamW(_Optimizer):
         super().build(variables)
         self.velocities = self.add_optimizer_variables(variables, "velocity")
 
-    def update_step(self, gradient, variable, learning_rate):
+    def _update(self, gradient, variable, learning_rate):
         index = self._get_variable_index(variable)
         moment, velocity = self.momentums[index], self.velocities[index]
         gradient = ops.cast(gradient, variable.dtype)
@@ -260,7 +306,7 @@ def make_schedule(recipe, total_steps):
     )
 
 
-def make_optimizer(recipe, total_steps, variables, dynamic_loss_scale=False):
+def make_optimizer(recipe, total_steps, variables, dynamic_loss_scale=False, rate_factors=None):
     """The recipe's optimizer, with its schedule, built.
 
     Args:
@@ -268,19 +314,29 @@ def make_optimizer(recipe, total_steps, variables, dynamic_loss_scale=False):
         total_steps: number of updates of the run.
         variables: the model's trainable variables.
         dynamic_loss_scale: whether the model computes in float16.
+        rate_factors: variable path -> factor of its rate, or None.
 
     Returns:
         A `keras.optimizers.Optimizer`.  Its weight decay is decoupled and multiplied by the rate;
         it clips the norm of the whole gradient.
 
     Raises:
-        ValueError: where the recipe's warm-up leaves no step.
+        ValueError: where the recipe's warm-up leaves no step; for factors of the rate with an
+            optimizer of another package.
     """
+    factors = {} if rate_factors is None else {"rate_factors": rate_factors}
     if not isinstance(recipe.optimizer, str):
+        if factors and not isinstance(recipe.optimizer, _Optimizer):
+            raise ValueError(
+                "`layer_decay` and `head_rate_factor` need an optimizer of "
+                "`keras_vit.training.optimizers`. "
+                f"Received: {type(recipe.optimizer).__name__}"
+            )
         # A new one in the scope of the strategy; its schedule may be of a class of the user's.
         rate = recipe.schedule or recipe.optimizer._learning_rate
         is_schedule = isinstance(rate, keras.optimizers.schedules.LearningRateSchedule)
-        optimizer = copied(recipe.optimizer, **({"learning_rate": rate} if is_schedule else {}))
+        rates = {"learning_rate": rate} if is_schedule else {}
+        optimizer = copied(recipe.optimizer, **rates, **factors)
         optimizer.build(variables)
         return optimizer
     make, betas = {"sgd": (SGD, {}), "adamw": (AdamW, {"beta_2": recipe.beta_2})}[recipe.optimizer]
@@ -293,9 +349,11 @@ def make_optimizer(recipe, total_steps, variables, dynamic_loss_scale=False):
         dynamic_loss_scale=dynamic_loss_scale,
         use_ema=recipe.ema is not None,
         ema_momentum=recipe.ema or 0.0,
+        **factors,
     )
     if recipe.weight_decay and recipe.weight_decay_on == "kernels":
-        others = [v for v in variables if not v.path.endswith("kernel")]
+        kernels = ("kernel", "_lora/a", "_lora/b")
+        others = [v for v in variables if not v.path.endswith(kernels)]
         optimizer.exclude_from_weight_decay(var_list=others)
     # Else its variables are made inside the first step, which TensorFlow then traces twice.
     optimizer.build(variables)

@@ -79,7 +79,7 @@ def _finite_or_none(value):
     return value if np.isfinite(value) else None
 
 
-def write(folder, model, metrics, rows, recipe):
+def write(folder, model, metrics, rows, recipe, adapter=None):
     """Writes the files of a run.
 
     Args:
@@ -88,6 +88,7 @@ def write(folder, model, metrics, rows, recipe):
         metrics: Of `metrics`.
         rows: One dict for each report.
         recipe: `Recipe`.
+        adapter: `keras_vit.zoo.adapters.Adapter` of LoRA, or None.
     """
     folder.mkdir(parents=True, exist_ok=True)  # somebody may have deleted it meanwhile
     (folder / "recipe.json").write_text(json.dumps(recipe.describe(), indent=2) + "\n")
@@ -103,12 +104,14 @@ def write(folder, model, metrics, rows, recipe):
         logging.info("no %s: no format holds %s", run_folder.CHECKPOINT, ", ".join(reasons))
     else:
         loading.save_pretrained(model, folder / run_folder.CHECKPOINT)
+    if adapter is not None and not reasons:
+        adapter.write(folder)
     model.save(folder / "model.keras")
 
 
 def paths(workdir):
     """Path of each file of a finished run, by name."""
-    optional = (run_folder.SPLIT, run_folder.REPORT)
+    optional = (*run_folder.ADAPTER, run_folder.SPLIT, run_folder.REPORT)
     found = [name for name in optional if (workdir / name).is_file()]
     return {name: workdir / name for name in (*run_folder.present(workdir), *found)}
 

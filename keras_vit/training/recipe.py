@@ -17,8 +17,8 @@ from keras_vit.training.recipe_objectives import (
     check_objective_fields,
     choose_loss,
 )
-from keras_vit.training.recipe_objects import described
-from keras_vit.training.recipe_values import parse, typed
+from keras_vit.training.recipe_objects import described, is_known, is_object_or_name
+from keras_vit.training.recipe_values import check_tune, parse, typed
 
 OPTIMIZERS = ("adamw", "sgd")
 DECAYS = ("linear", "cosine", "constant", "staircase")
@@ -70,6 +70,16 @@ class Recipe:
         decoder_hidden_size: Width of the decoder of `"mae"`; None takes 512.
         decoder_depth: Number of its blocks; None takes 8.
         decoder_num_heads: Number of its heads; None takes 16.
+        tune: What a fine-tuning trains, `"all"`, `"head"`, `"last:N"` blocks, `"norms"`, `"bias"`
+            or `"lora:R"`, or a function of variable paths, as
+            `keras_vit.training.tuning.set_tune`; None trains all.
+        lora_alpha: Of LoRA, whose product is multiplied by alpha / R; None takes R.
+        lora_dropout: Rate on what goes into LoRA's matrices, in [0, 1); None is 0.
+        lora_targets: Kernels that LoRA adapts, of `"query"`, `"key"`, `"value"`, `"output"` and
+            `"mlp"`; None takes all.
+        layer_decay: Factor of the rate from each block to the one before it, in [0, 1], in a
+            fine-tuning (`keras_vit.training.tuning.rate_factors`); None is 1.
+        head_rate_factor: Factor of the head's rate, in a fine-tuning; None is 1.
         optimizer: `"adamw"` (betas 0.9 and `beta_2`) or `"sgd"` (momentum 0.9); or a Keras
             optimizer, which is taken as it is: the fields from `beta_2` to `global_clipnorm` are
             those of the names.
@@ -150,6 +160,12 @@ class Recipe:
     decoder_hidden_size: int | None = None
     decoder_depth: int | None = None
     decoder_num_heads: int | None = None
+    tune: Any = None
+    lora_alpha: float | None = None
+    lora_dropout: float | None = None
+    lora_targets: tuple[str, ...] | None = None
+    layer_decay: float | None = None
+    head_rate_factor: float | None = None
     optimizer: Any = "sgd"
     beta_2: float = 0.999
     momentum_dtype: str = "float32"
@@ -204,25 +220,26 @@ class Recipe:
                 "a recipe must have either `steps` or `epochs`. "
                 f"Received: steps={self.steps}, epochs={self.epochs}"
             )
-        for field in ("steps", "epochs", "batch_size", "accumulation_steps", "learning_rate"):
-            self._check(field, lambda value: value > 0, "positive")
-        for field in ("report_steps", "patch_size", "hidden_size", "mlp_dim", "num_heads", "depth"):
-            self._check(field, lambda value: value > 0, "positive")
-        for field in ("decoder_hidden_size", "decoder_depth", "decoder_num_heads"):
+        for field in (
+            *("steps", "epochs", "batch_size", "accumulation_steps", "learning_rate"),
+            *("report_steps", "patch_size", "hidden_size", "mlp_dim", "num_heads", "depth"),
+            *("decoder_hidden_size", "decoder_depth", "decoder_num_heads", "temperature"),
+        ):
             self._check(field, lambda value: value > 0, "positive")
         self._check("mask_ratio", lambda value: 0 < value < 1, "in (0, 1)")
-        self._check("temperature", lambda value: value > 0, "positive")
         self._check("distillation_weight", lambda value: 0 < value <= 1, "in (0, 1]")
         self._check(
             "mask_proportions",
             lambda shares: len(shares) == 3 and min(shares) >= 0 and abs(sum(shares) - 1) < 1e-6,
             "three shares that sum to 1",
         )
-        for field in ("warmup_steps", "weight_decay", "patience"):
+        for field in ("warmup_steps", "weight_decay", "head_rate_factor", "patience"):
             self._check(field, lambda value: value >= 0, "at least 0")
-        for field in ("label_smoothing", "dropout", "stochastic_depth", "ema", "beta_2"):
+        rates = ("dropout", "stochastic_depth", "lora_dropout")
+        for field in ("label_smoothing", *rates, "ema", "beta_2"):
             self._check(field, lambda value: 0 <= value < 1, "in [0, 1)")
         self._check("global_clipnorm", lambda value: value > 0, "positive, or none")
+        self._check("layer_decay", lambda value: 0 <= value <= 1, "in [0, 1]")
         self._check("seed", lambda value: 0 <= value < 2**31, "in [0, 2**31)")
         for field in ("image_size", "resize_to", "learning_rates"):
             self._check(field, lambda numbers: numbers and min(numbers) > 0, "positive")
@@ -246,11 +263,12 @@ class Recipe:
             ("sampling", SAMPLING),
             ("dtype", DTYPES),
         ):
-            is_known = functools.partial(_is_known, known=known, objects=field in _OBJECT_METHODS)
-            self._check(field, is_known, f"one of {known}")
+            is_good = functools.partial(is_known, known=known, objects=field in _OBJECT_METHODS)
+            self._check(field, is_good, f"one of {known}")
         for field, (methods, rule) in _OBJECT_METHODS.items():
-            if not _is_object_or_name(field, getattr(self, field), methods):
+            if not is_object_or_name(field, getattr(self, field), methods):
                 raise ValueError(f"`{field}` must be {rule}. Received: {getattr(self, field)!r}")
+        check_tune(self)
         check_objective_fields(self)
         check_monitor(self)
         check_classes(self)
@@ -319,17 +337,23 @@ class Recipe:
 
 # What changes the architecture of `model`; a fine-tuning takes its architecture from a file.
 ARCHITECTURE_FIELDS = (
-    "patch_size",
-    "hidden_size",
-    "mlp_dim",
-    "num_heads",
-    "depth",
-    "class_token",
-    "pooling",
-    "position_embedding",
-    "position_location",
-    "representation_layer",
-    "head_bias",
+    *(
+        "patch_size",
+        "hidden_size",
+        "mlp_dim",
+        "num_heads",
+    ),
+    *(
+        "depth",
+        "class_token",
+        "pooling",
+        "position_embedding",
+    ),
+    *(
+        "position_location",
+        "representation_layer",
+        "head_bias",
+    ),
 )
 
 # Field -> (methods of the objects that it takes beside names, what it must be).
@@ -338,6 +362,7 @@ _OBJECT_METHODS = {
         ("build", "targets", "loss", "metrics", "finish"),
         f"one of {OBJECTIVES}, or an object of the protocol `Objective`",
     ),
+    "tune": (("__call__",), "a name, a function of variable paths, or none"),
     "optimizer": (("apply", "get_config"), f"one of {OPTIMIZERS}, or a Keras optimizer"),
     "schedule": (("get_config", "__call__"), "a Keras learning rate schedule, or none"),
     "loss": (("__call__",), f"one of {LOSSES}, or a Keras loss"),
@@ -345,20 +370,6 @@ _OBJECT_METHODS = {
     "augmentation": ((), "a name or an augmentation"),
 }
 _FIELD_TYPES = typing.get_type_hints(Recipe)
-
-
-def _is_known(value, known, objects):
-    return value in known if isinstance(value, str) or not objects else True
-
-
-def _is_object_or_name(field, value, methods):
-    is_optional = field in ("schedule", "metrics")  # and has no names
-    if value is None or isinstance(value, str):
-        return is_optional == (value is None)
-    if isinstance(value, type | bool | int | float):
-        return False
-    parts = value if isinstance(value, tuple) else (value,)
-    return all(callable(getattr(part, method, None)) for part in parts for method in methods)
 
 
 def parse_overrides(assignments):

@@ -42,3 +42,25 @@ def copied(value, **changes):
         **changes: What is other in its configuration.
     """
     return type(value).from_config({**value.get_config(), **changes})
+
+
+def is_known(value, known, objects):
+    """Whether a value is one of the names of a field, or no name where it takes objects too."""
+    return value in known if isinstance(value, str) or not objects else True
+
+
+def is_object_or_name(field, value, methods):
+    """Whether a value is a name, or an object that has all of these methods.
+
+    Args:
+        field: Name of the recipe's field.
+        value: What it was given.
+        methods: Names of methods.
+    """
+    is_optional = field in ("schedule", "metrics")  # and has no names
+    if value is None or isinstance(value, str):
+        return field == "tune" or is_optional == (value is None)
+    if isinstance(value, type | bool | int | float):
+        return False
+    parts = value if isinstance(value, tuple) else (value,)
+    return all(callable(getattr(part, method, None)) for part in parts for method in methods)

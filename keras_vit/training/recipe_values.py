@@ -5,9 +5,51 @@ Imports nothing heavy (see `keras_vit.training.recipe`).
 
 import math
 import os
+import re
 import types
 import typing
 from typing import Any
+
+TUNES = ("all", "head", "last:N", "norms", "bias", "lora:R")
+LORA_TARGETS = ("query", "key", "value", "output", "mlp")
+
+
+def parse_tune(text):
+    """What a `tune` names: its kind, and its number or None.
+
+    Raises:
+        ValueError: For anything but one of `TUNES`.
+
+    >>> parse_tune("lora:8"), parse_tune("head")
+    (('lora', 8), ('head', None))
+    """
+    if isinstance(text, str) and text in TUNES and ":" not in text:
+        return text, None
+    match = re.fullmatch(r"(last|lora):([1-9][0-9]{0,4})", text) if isinstance(text, str) else None
+    if match is None:
+        raise ValueError(f"`tune` must be one of {TUNES}. Received: {text!r}")
+    return match.group(1), int(match.group(2))
+
+
+def check_tune(recipe):
+    """Raises ValueError for an unknown `tune`, and LoRA's fields without it or out of range."""
+    is_lora = isinstance(recipe.tune, str) and parse_tune(recipe.tune)[0] == "lora"
+    rules = {
+        "lora_alpha": (lambda value: value > 0, "positive"),
+        "lora_dropout": (lambda value: 0 <= value < 1, "in [0, 1)"),
+        "lora_targets": (
+            lambda names: names and set(names) <= {*LORA_TARGETS},
+            f"of {LORA_TARGETS}",
+        ),
+    }
+    for field, (is_good, rule) in rules.items():
+        value = getattr(recipe, field)
+        if value is not None and not is_lora:
+            raise ValueError(
+                f"`{field}` is of the tune 'lora:R'. Received: {value!r} for {recipe.tune!r}"
+            )
+        if value is not None and not is_good(value):
+            raise ValueError(f"`{field}` must be {rule}. Received: {value!r}")
 
 
 def _split_type(kind):
@@ -30,6 +72,7 @@ def _type_name(kind):
         tuple[int, int]: "(height, width) or an integer",
         tuple[int, ...]: "integers",
         tuple[float, ...]: "numbers",
+        tuple[str, ...]: "texts",
     }
     return names[inner] + (" or none" if optional else "")
 

@@ -33,6 +33,7 @@ from keras_vit.training.recipe import ARCHITECTURE_FIELDS, Recipe
 from keras_vit.training.recipe_rules import RULES, default_recipe
 from keras_vit.training.recipe_table import get_recipe
 from keras_vit.training.training_data import TrainingData, resolve_data
+from keras_vit.training.tuning import check_kind
 from keras_vit.zoo import loading
 
 __all__ = ["Run", "RunOptions", "RunResult", "TrainingError", "finetune", "pretrain"]
@@ -244,7 +245,9 @@ def finetune(source, dataset, workdir, *, recipe=None, image_size=None, **option
     """Trains a pre-trained model on another data set and writes the folder of the run.
 
     As in the paper (section 3.2), the head gives way to a linear one that starts at zero, and the
-    position embeddings are interpolated to the new resolution.  The files are those of `pretrain`.
+    position embeddings are interpolated to the new resolution.  The files are those of `pretrain`;
+    with LoRA (`tune="lora:8"`) the model is an ordinary one, with what was learned in its kernels,
+    and `adapter_model.safetensors` and `adapter_config.json` beside it are the adapter alone.
 
     Args:
         source: What `keras_vit.from_pretrained` takes, the folder of a run among them.
@@ -295,7 +298,7 @@ def _make_run(kind, dataset, workdir, recipe, make_model, options):
     workdir = pathlib.Path(workdir)
     is_rule = isinstance(recipe, str) and recipe in RULES
     if not is_rule:
-        recipe = _checked_recipe(get_recipe(recipe, **overrides))
+        recipe = _checked_recipe(kind, get_recipe(recipe, **overrides))
         dataset = recipe.dataset if dataset is None else dataset
     if dataset is None:
         raise ValueError("a training must have a data set. Received: None; name one")
@@ -309,7 +312,7 @@ def _make_run(kind, dataset, workdir, recipe, make_model, options):
             "source_size": data.info.image_size,
             "has_accelerator": has_accelerator(),
         }
-        name, recipe = recipe, _checked_recipe(get_recipe(recipe, **facts, **overrides))
+        name, recipe = recipe, _checked_recipe(kind, get_recipe(recipe, **facts, **overrides))
         logging.info("recipe %s: %s", name, _in_words(recipe, data.num_examples()))
     return Run(
         kind=kind,
@@ -334,7 +337,8 @@ def _in_words(recipe, num_examples):
     )
 
 
-def _checked_recipe(recipe):
+def _checked_recipe(kind, recipe):
+    check_kind(kind, recipe)
     augmentation = preprocess.get_augmentation(recipe.augmentation)
     if augmentation.mixes and task_of(recipe.objective) == REGRESSION:
         raise ValueError(

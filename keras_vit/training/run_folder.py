@@ -19,6 +19,8 @@ from keras_vit.files import check_not_empty_path, sync
 FILES = ("recipe.json", "history.csv", "metrics.json", "checkpoint.npz", "model.keras")
 # Of models that no format of other libraries holds there is no checkpoint.
 CHECKPOINT, MODEL = FILES[-2:]
+# Beside them after a fine-tuning with LoRA.
+ADAPTER = ("adapter_config.json", "adapter_model.safetensors")
 # Entries of metrics.json that describe the run; its other dicts are measurements.
 DESCRIPTIONS = ("data", "recipe")
 # While it is trained: the states that it can go on from.
@@ -27,7 +29,7 @@ STATE = "state"
 SKIPPED, SWEEP_TABLE, SWEEP_CANDIDATES = "skipped.jsonl", "sweep.json", "sweep"
 # Which picture is in which split, where we made it; and the page about the run.
 SPLIT, REPORT = "split.csv", "report.html"
-OUTPUTS = (*FILES, STATE, SKIPPED, SWEEP_TABLE, SWEEP_CANDIDATES, SPLIT, REPORT)
+OUTPUTS = (*FILES, *ADAPTER, STATE, SKIPPED, SWEEP_TABLE, SWEEP_CANDIDATES, SPLIT, REPORT)
 MARKER = ".keras_vit_run"
 _MARKER_TEXT = "This folder was written by keras_vit, which may replace the files of a run in it.\n"
 _TEMPORARY = ".tmp-"
@@ -256,7 +258,10 @@ def _remove_empty(folders):
 
 
 def _publish(temporary, workdir):
-    names = [name for name in FILES if name != CHECKPOINT or (temporary / name).exists()]
+    optional = (*ADAPTER, CHECKPOINT)
+    names = [
+        name for name in (*ADAPTER, *FILES) if name not in optional or (temporary / name).exists()
+    ]
     for name in names:
         sync(temporary / name)
     mark(workdir)  # again, if somebody has deleted the folder meanwhile
@@ -265,6 +270,7 @@ def _publish(temporary, workdir):
         (workdir / name).unlink(missing_ok=True)
     for name in names:
         os.replace(temporary / name, workdir / name)
-    if CHECKPOINT not in names:
-        (workdir / CHECKPOINT).unlink(missing_ok=True)
+    for name in optional:
+        if name not in names:
+            (workdir / name).unlink(missing_ok=True)
     sync(workdir)

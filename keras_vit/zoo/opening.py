@@ -88,14 +88,14 @@ def open_file(path, format_name=None, image_size=None):
 
 
 def _with_catalogue(found, checkpoint):
-    """What the catalogue knows and the arrays do not: preprocessing, class names, where from."""
+    """What the catalogue knows and the file does not: preprocessing, class names, where from."""
     preprocessing = checkpoint.preprocessing
     is_imagenet = checkpoint.training.startswith("ImageNet")
     return dataclasses.replace(
         found,
         checkpoint=checkpoint,
-        preprocessing=Preprocessing(**preprocessing) if preprocessing else None,
-        class_names=class_names_of(checkpoint.num_classes) if is_imagenet else None,
+        preprocessing=Preprocessing(**preprocessing) if preprocessing else found.preprocessing,
+        class_names=class_names_of(checkpoint.num_classes) if is_imagenet else found.class_names,
         origin={**found.origin, "name": checkpoint.name},
     )
 

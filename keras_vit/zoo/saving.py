@@ -3,14 +3,13 @@
 import dataclasses
 import pathlib
 
-import keras
-
 from keras_vit.checkpoints import matching
 from keras_vit.checkpoints.containers import files
 from keras_vit.checkpoints.format import About, Architecture, Format
 from keras_vit.checkpoints.formats.registry import format_for, get_format
 from keras_vit.errors import CheckpointError
 from keras_vit.files import check_not_empty_path
+from keras_vit.layers import lora
 from keras_vit.models.classifier import ImageClassifier
 from keras_vit.models.families import family_of, num_positions
 from keras_vit.models.fields import optional_parts
@@ -24,6 +23,9 @@ def save_pretrained(model, path, *, format=None, dtype=None, overwrite=True, car
     A model that came from a file of the same format is written with that file's spelling of the
     keys, and in its 16-bit type if it had one that still loses nothing, so that loading and saving
     give the same arrays under the same names.
+
+    Of a model with LoRA (`keras_vit.training.tuning`) the merged kernels are written, those of an
+    ordinary model.
 
     Args:
         model: a model of this package; of one with its preprocessing built in, the model in it.
@@ -56,7 +58,7 @@ def save_pretrained(model, path, *, format=None, dtype=None, overwrite=True, car
     if path.exists() and not overwrite:
         raise CheckpointError(path, "exists already; give `overwrite=True` to replace it")
     plan = WritingPlan.of(model, path, format)
-    arrays = {v.path: keras.ops.convert_to_numpy(v.value) for v in model.weights}
+    arrays = lora.merged_arrays(model)
     arrays = matching.arrays_for_file(
         path, plan.format_, plan.architecture, arrays, layout=plan.layout, prefix=plan.prefix
     )

@@ -55,6 +55,20 @@ def test_finetune_then_evaluate_agree(keras_vit_command, workdir, digits_dir, tm
     assert "exists" in err
 
 
+def test_finetune_tunes_what_its_flags_say(keras_vit_command, workdir, digits_dir, tmp_path):
+    code, out, _ = keras_vit_command(
+        *("finetune", f"--model={workdir}", "--dataset=digits/downstream", *SHORT, "--json"),
+        *(f"--data_dir={digits_dir}", f"--workdir={tmp_path / 'run'}"),
+        *("--tune=lora:2", "--layer_decay=0.75", "--set=lora_targets=query,value"),
+    )
+    assert code == 0
+    recipe = json.loads(out)["recipe"]
+    assert (recipe["tune"], recipe["layer_decay"]) == ("lora:2", 0.75)
+    assert recipe["lora_targets"] == ["query", "value"]
+    # The digits' model has no class token, so that no adapter file of transformers' ViT holds it.
+    assert not (tmp_path / "run" / "adapter_config.json").exists()
+
+
 def test_pretrain_says_where_everything_is(keras_vit_command, digits_dir, tmp_path):
     arguments = ["--dataset=digits/upstream", f"--data_dir={digits_dir}", *TINY]
     code, out, err = keras_vit_command("pretrain", f"--workdir={tmp_path}", *arguments)
@@ -74,6 +88,9 @@ DATA = ["--dataset=digits/upstream"]
     ("arguments", "code", "words"),
     [
         (["pretrain", *DATA], 2, "pretrain needs --workdir"),
+        (["finetune", "--model=m", *DATA, "--tune=lora"], 2, "`tune` must be one of"),
+        (["finetune", *DATA, "--tune=head", "--set=tune=bias"], 2, "--tune or --set=tune"),
+        (["finetune", *DATA, "--layer_decay=2"], 2, "layer_decay"),
         (["pretrain", "--workdir=w", *DATA, "more"], 2, "takes flags only"),
         (["pretrain", "--workdir=w", *DATA, "--set=stepz=2"], 2, "Close: steps"),
         (["pretrain", "--workdir=w", *DATA, "--set=steps=many"], 2, "must be an integer"),

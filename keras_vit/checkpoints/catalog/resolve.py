@@ -5,6 +5,7 @@ import pathlib
 import re
 
 from keras_vit.checkpoints.catalog import augreg, hub, lookup
+from keras_vit.checkpoints.catalog.rows import PACKAGED
 from keras_vit.checkpoints.containers.arrays import PYTORCH_ENDINGS
 from keras_vit.checkpoints.download import fetch
 from keras_vit.errors import CheckpointError
@@ -50,6 +51,10 @@ def locate(source, sha256=None):
             check_digest(path, sha256)
         return path, None
     checkpoint = _checkpoint(name)
+    if checkpoint.url.startswith(PACKAGED):
+        path = pathlib.Path(__file__).with_name(checkpoint.url.removeprefix(PACKAGED))
+        check_digest(path, sha256 or checkpoint.sha256)
+        return path, checkpoint
     found = fetch.fetch(
         checkpoint.url, num_bytes=checkpoint.num_bytes, sha256=sha256 or checkpoint.sha256
     )

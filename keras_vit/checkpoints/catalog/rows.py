@@ -1,4 +1,4 @@
-"""The official files: one row each, with what is known about it and where that is written.
+"""The official files and one of our own: one row each, what is known and where that is written.
 
 A name is the file's path below its bucket without `.npz`: `imagenet21k/ViT-B_16`, `sam/ViT-B_16`,
 `augreg/<stem>`, and for the buckets with a name of their own `bit/BiT-M-R50x1`,
@@ -16,18 +16,21 @@ import dataclasses
 
 from keras_vit.checkpoints.catalog import augreg
 
-FORMATS = ("vit_jax", "bit", "big_vision")
+FORMATS = ("vit_jax", "bit", "big_vision", "keras")
+# Before the name of a file that lies beside this module.
+PACKAGED = "package:"
 _NUM_21K = 21_843
 _GIB = 1024.0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Checkpoint:
-    """One official file.
+    """One published file.
 
     Args:
         name: the catalogue's name.
-        url: `gs://bucket/path`; of the index, where `through_index`.
+        url: `gs://bucket/path`; of the index, where `through_index`; `package:` and the name of a
+            file that comes with this package.
         architecture: the model's name, such as `"R50+ViT-B/16"`.
         format: one of `FORMATS`.
         image_size: side in pixels of the square input that the position embeddings are for, or that
@@ -36,10 +39,12 @@ class Checkpoint:
         training: the data, in words.
         representation_layer: whether the file has `pre_logits`.
         zero_head: whether all values of the head are zero, so that only the features are of use.
-        resize: `"squash"` or `"short_side"` as in `Preprocessing`; None where no source tells.
+        resize: `"squash"` or `"short_side"` as in `Preprocessing`; None where no source tells, or
+            the file itself does.
         resize_to: side or short side in pixels before the central crop; None is `image_size`.
         interpolation: of that resizing.
-        accuracy: ImageNet top-1 in percent of this very file.
+        dataset: what `accuracy` is measured on.
+        accuracy: top-1 in percent of this very file on the test images.
         finetuned_accuracy: the same after fine-tuning this file on ImageNet.
         accuracy_source: where the one or the other is written.
         num_params: all parameters including the head.
@@ -63,6 +68,7 @@ class Checkpoint:
     resize: str | None = "squash"
     resize_to: int | None = None
     interpolation: str = "bilinear"
+    dataset: str = "imagenet2012"
     accuracy: float | None = None
     finetuned_accuracy: float | None = None
     accuracy_source: str | None = None
@@ -353,6 +359,18 @@ def _big_vision_checkpoints():
         )  # fmt: skip
 
 
+def _own_checkpoints():
+    """The model that `tools/fashion_mnist_table.py` trains."""
+    yield Checkpoint(
+        name="fashion_mnist/ViT-mini_4", url=f"{PACKAGED}fashion_mnist_vit_mini_4.keras",
+        format="keras", architecture="ViT-mini/4", image_size=28, num_classes=10,
+        training="Fashion-MNIST, 12 epochs", resize=None, class_token=False,
+        dataset="fashion_mnist", accuracy=89.31, accuracy_source="docs/evaluation.md",
+        num_bytes=1_343_264,
+        sha256="a97d8c1ef4ba81e9dc22e01947ba7fcd69b14f4a5ea0d5e6f5adb08a403f26a3",
+    )  # fmt: skip
+
+
 def checkpoints():
     """All rows."""
     for family in (
@@ -360,5 +378,6 @@ def checkpoints():
         _augreg_checkpoints,
         _bit_checkpoints,
         _big_vision_checkpoints,
+        _own_checkpoints,
     ):
         yield from family()

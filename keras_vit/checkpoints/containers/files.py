@@ -112,7 +112,7 @@ def shards_of(path):
 
 
 def _weight_map(path):
-    shards = _read_json(path).get("weight_map")
+    shards = read_json(path).get("weight_map")
     if not isinstance(shards, dict) or not all(isinstance(name, str) for name in shards.values()):
         raise CheckpointError(path, "has no `weight_map` of array names to file names")
     for name in shards.values():
@@ -144,15 +144,16 @@ def _h5_headers(path):
 
 def _facts_beside(path):
     config = path.parent / "config.json"
-    facts = _read_json(config) if os.path.lexists(config) else {}
+    facts = read_json(config) if os.path.lexists(config) else {}
     for name in SIDE_FILES:
         # What is there and cannot be read is an error: without it the numbers would be others.
         if os.path.lexists(path.parent / name):
-            facts[name] = _read_json(path.parent / name)
+            facts[name] = read_json(path.parent / name)
     return facts
 
 
-def _read_json(path):
+def read_json(path):
+    """A JSON object of a file beside the arrays; CheckpointError where it cannot be read."""
     try:
         text = ground_files.read_regular(path, MAX_JSON_BYTES)
     except OSError as error:

@@ -312,7 +312,9 @@ def _try_decode(encoded, max_pixels, max_bytes, max_scans, orientation=None, fin
     return image, tf.ensure_shape(problem, ())
 
 
-_try_decode_eagerly = tf.function(_try_decode, reduce_retracing=True)
+# Traced once for all data sets of a process.
+_try_decode_traced = tf.function(_try_decode, reduce_retracing=True)
+_decode_traced = tf.function(_decode, reduce_retracing=True)
 
 
 def try_decode_image(
@@ -342,10 +344,8 @@ def try_decode_image(
         where the image is good; where it is not, it says why and the image is one black pixel.
     """
     encoded = tf.ensure_shape(tf.convert_to_tensor(encoded, tf.string), ())
-    limits = (max_pixels, max_bytes, max_scans)
-    if find_window is None and tf.executing_eagerly():
-        return _try_decode_eagerly(encoded, *limits, orientation)
-    return _try_decode(encoded, *limits, orientation, find_window)
+    rest = (max_pixels, max_bytes, max_scans, orientation, find_window)
+    return (_try_decode if find_window else _try_decode_traced)(encoded, *rest)
 
 
 def decode_image(encoded, *, name=None, **options):
@@ -395,6 +395,5 @@ def decode_image_unnamed(
     Raises:
         tf.errors.OpError: where `decode_image` raises.
     """
-    limits = (max_pixels, max_bytes, MAX_SCANS)
-    image, _ = _decode(encoded, *limits, orientation, find_window, _Raising)
-    return image
+    rest = (max_pixels, max_bytes, MAX_SCANS, orientation, find_window, _Raising)
+    return (_decode if find_window else _decode_traced)(encoded, *rest)[0]

@@ -78,6 +78,11 @@ class Distillation:
         trained.dtype_policy = model.dtype_policy
         return trained
 
+    @property
+    def tuned(self):
+        """The model of which a recipe may freeze a part: never the teacher."""
+        return self._student
+
     def targets(self, image, label, seed):
         return image, label
 

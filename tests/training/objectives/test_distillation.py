@@ -6,6 +6,7 @@ import pytest
 
 import keras_vit
 from keras_vit.training.callbacks import StopAfter
+from keras_vit.training.loop import compile_model
 from keras_vit.training.objectives.distillation import Distillation, DistillationLoss
 from keras_vit.training.recipe import Recipe
 from keras_vit.training.run import finetune
@@ -144,3 +145,28 @@ def test_teacher_of_other_classes_is_refused(folder, tmp_path):
     tiny.make_model(num_classes=4).save(tmp_path / "other.keras")
     with pytest.raises(ValueError, match="must have the 3 classes"):
         train(folder, tmp_path / "run", teacher=tmp_path / "other.keras")
+
+
+@pytest.mark.parametrize("tune", ["all", "head", "lora:2"])
+def test_part_of_the_student_can_be_trained_and_the_teacher_stays(folder, tmp_path, tune):
+    result = train(folder, tmp_path, tune=tune, layer_decay=0.5)
+    student = keras_vit.from_pretrained(folder / "student.keras")
+    changed = [
+        v.path
+        for v, before in zip(result.model.weights, student.get_weights(), strict=True)
+        if not np.array_equal(np.asarray(v), before)
+    ]
+    assert "head/kernel" in changed
+    assert ("encoderblock_0/attention/query_kernel" in changed) == (tune != "head")
+
+
+@pytest.mark.parametrize("tune", [None, "all", "head", "lora:2"])
+def test_teacher_is_never_trained(folder, tune):
+    student = keras_vit.from_pretrained(folder / "student.keras")
+    info = keras_vit.data.pipeline.resolve((IMAGES, LABELS))
+    objective = Distillation(str(folder / "teacher.keras"))
+    trained = objective.build(student, info)
+    recipe = Recipe(steps=2, objective=objective, tune=tune)
+    compile_model(trained, recipe, objective, 2)
+    own = {id(v) for v in student.trainable_variables}
+    assert {id(v) for v in trained.trainable_variables} == own

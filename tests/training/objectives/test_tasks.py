@@ -154,3 +154,16 @@ def test_model_of_one_class_has_no_task_in_its_configuration():
 def test_combination_that_makes_no_sense_is_refused(source, tmp_path, changes, message):
     with pytest.raises(ValueError, match=message):
         finetune(source, (IMAGES, np.arange(30) % 3), tmp_path, recipe=RECIPE, **changes)
+
+
+@pytest.mark.parametrize("task", list(DATA))
+def test_adapters_learn_the_task_and_the_best_weights_are_kept(source, tmp_path, task):
+    key = {"multilabel": "mean_average_precision", "regression": "r2"}[task]
+    result = train(source, task, tmp_path, tune="lora:4", monitor=f"validation/{key}", patience=2)
+    assert result.metrics["test"][key] > 0.5
+    labels = DATA[task]["validation"][1]
+    if task == "regression":
+        errors = np.abs(outputs(result.model)[18:24] - labels)
+        assert result.metrics["validation"]["mae"] == pytest.approx(errors.mean(), rel=1e-3)
+    else:
+        assert len(result.model.task.thresholds) == 3

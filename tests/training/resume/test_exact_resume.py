@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from keras_vit.data.batches import make_options
 from keras_vit.errors import CheckpointError
 from keras_vit.training import run_folder as folders
 from keras_vit.training.callbacks import StopAfter
@@ -63,7 +64,8 @@ def batches(start_step):
         x = tf.random.stateless_normal((8, 6), tf.stack([step, 0]))
         return x, tf.random.stateless_uniform((8,), tf.stack([step, 1]), 0, 3, tf.int32)
 
-    return tf.data.Dataset.range(start_step, 2**40).map(batch)
+    dataset = tf.data.Dataset.range(start_step, 2**40).map(batch)
+    return dataset.with_options(make_options())
 
 
 def train(folder, others=(), total_steps=None, model=None, **arguments):

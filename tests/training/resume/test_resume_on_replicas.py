@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from keras_vit.data.batches import make_options
 from keras_vit.distribution.strategy import mirrored_strategy
 from keras_vit.training import run_folder as folders
 from keras_vit.training.losses import SoftmaxCrossentropy
@@ -45,7 +46,8 @@ def batches(start_step):
         images = tf.random.stateless_normal((6, 8, 8, 3), tf.stack([step, 0]))
         return images, tf.random.stateless_uniform((6,), tf.stack([step, 1]), 0, 3, tf.int32)
 
-    return tf.data.Dataset.range(start_step, 2**40).map(batch)
+    dataset = tf.data.Dataset.range(start_step, 2**40).map(batch)
+    return dataset.with_options(make_options())
 
 
 def train(folder, stop_at=None):
