@@ -337,23 +337,9 @@ class Recipe:
 
 # What changes the architecture of `model`; a fine-tuning takes its architecture from a file.
 ARCHITECTURE_FIELDS = (
-    *(
-        "patch_size",
-        "hidden_size",
-        "mlp_dim",
-        "num_heads",
-    ),
-    *(
-        "depth",
-        "class_token",
-        "pooling",
-        "position_embedding",
-    ),
-    *(
-        "position_location",
-        "representation_layer",
-        "head_bias",
-    ),
+    *("patch_size", "hidden_size", "mlp_dim", "num_heads"),
+    *("depth", "class_token", "pooling", "position_embedding"),
+    *("position_location", "representation_layer", "head_bias"),
 )
 
 # Field -> (methods of the objects that it takes beside names, what it must be).
