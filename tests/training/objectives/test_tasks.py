@@ -1,5 +1,6 @@
 """Trainings for several labels and for values: what is learned, stored, stopped and resumed."""
 
+import dataclasses
 import json
 
 import keras
@@ -12,6 +13,7 @@ from keras_vit.models.task import Task
 from keras_vit.training.callbacks import StopAfter
 from keras_vit.training.recipe import Recipe
 from keras_vit.training.run import finetune
+from keras_vit.training.sweep import sweep
 from tests import tiny
 
 RNG = np.random.default_rng(0)
@@ -167,3 +169,19 @@ def test_adapters_learn_the_task_and_the_best_weights_are_kept(source, tmp_path,
         assert result.metrics["validation"]["mae"] == pytest.approx(errors.mean(), rel=1e-3)
     else:
         assert len(result.model.task.thresholds) == 3
+
+
+def test_sweep_takes_the_rate_of_the_lowest_error(source, tmp_path):
+    recipe = dataclasses.replace(RECIPE, objective="regression", steps=6, report_steps=6)
+    recipe = dataclasses.replace(recipe, learning_rates=(1e-5, 0.01))
+    result = sweep(
+        source,
+        DATA["regression"],
+        tmp_path,
+        recipe=recipe,
+        metric="validation/mae",
+        progress=False,
+    )
+    errors = {row["learning_rate"]: row["mae"] for row in result.candidates}
+    assert result.learning_rate == min(errors, key=errors.get)
+    assert len(set(errors.values())) == 2
