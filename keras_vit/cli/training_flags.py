@@ -79,6 +79,12 @@ def define(flag_values, recipe, workdir=None):
         "inspect` shows over 16 images; it needs Matplotlib and Pillow",
         flag_values=flag_values,
     )
+    flags.DEFINE_boolean(
+        "tensorboard",
+        False,
+        "write the rows of the history into the folder's tensorboard/ too",
+        flag_values=flag_values,
+    )
     flags.DEFINE_integer(
         "checkpoint_steps",
         None,
@@ -179,6 +185,7 @@ def arguments(flag_values):
         "max_pixels": flag_values.max_pixels,
         "overwrite": flag_values.overwrite,
         "report": flag_values.report,
+        "tensorboard": flag_values.tensorboard,
         "checkpoint_steps": flag_values.checkpoint_steps,
         **parse_overrides(flag_values["set"].value),
     }

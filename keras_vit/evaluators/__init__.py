@@ -1,7 +1,8 @@
 """What a trained model is worth, in numbers.
 
-`Classification`, `FewShot`, `KNN`, `LinearProbe` and `VTAB` are evaluators: they measure a model in
-a training and after it.  They are imported when they are first asked for.
+`Classification`, `MultiLabel`, `Regression`, `Calibration`, `FewShot`, `KNN`, `LinearProbe` and
+`VTAB` are evaluators: they measure a model in a training and after it.  They are imported when they
+are first asked for.
 """
 
 import importlib
@@ -12,12 +13,15 @@ _submodule = submodules_of(__name__)
 
 # class -> module
 _CLASSES = {
+    "Calibration": "calibration",
     "Classification": "classification",
     "Every": "base",
     "Evaluator": "base",
     "FewShot": "fewshot",
     "KNN": "knn",
     "LinearProbe": "linear_probe",
+    "MultiLabel": "multilabel",
+    "Regression": "regression",
     "VTAB": "vtab",
 }
 __all__ = list(_CLASSES)
