@@ -57,25 +57,16 @@ def best_temperature(logits, labels):
         logits: Floats (n, C).
         labels: Integers (n,).
     """
+    from scipy import optimize
 
     def loss(log_temperature):
         return float(np.mean(cross_entropy(logits / np.exp(log_temperature), labels)))
 
-    # The loss is convex in 1 / T, so that it has one valley: golden-section search.
-    low, high = np.log(_TEMPERATURES)
-    share = (np.sqrt(5.0) - 1.0) / 2.0
-    inner = [high - share * (high - low), low + share * (high - low)]
-    losses = [loss(point) for point in inner]
-    while high - low > _RELATIVE:
-        if losses[0] < losses[1]:
-            high, inner[1], losses[1] = inner[1], inner[0], losses[0]
-            inner[0] = high - share * (high - low)
-            losses[0] = loss(inner[0])
-        else:
-            low, inner[0], losses[0] = inner[0], inner[1], losses[1]
-            inner[1] = low + share * (high - low)
-            losses[1] = loss(inner[1])
-    return float(np.exp((low + high) / 2.0))
+    # Convex in 1 / T, so that it has one valley.
+    found = optimize.minimize_scalar(
+        loss, bounds=np.log(_TEMPERATURES), method="bounded", options={"xatol": _RELATIVE}
+    )
+    return float(np.exp(found.x))
 
 
 def calibrate(model, dataset, split="validation", batch_size=64):

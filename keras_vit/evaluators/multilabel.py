@@ -48,16 +48,23 @@ def measure(logits, labels, thresholds):
         all labels of all images together), `f1_macro` (mean over the labels), and `loss` (sigmoid
         cross-entropy summed over the labels, in nats, its mean over the images).
     """
+    from sklearn import metrics
+
     hot = labels > 0.5
-    precisions = [average_precision(logits[:, k], hot[:, k]) for k in np.flatnonzero(hot.any(0))]
-    if not precisions:
+    known = hot.any(0)
+    if not known.any():
         raise ValueError("no image of the split has a label. Received: multi-hot labels of zeros")
-    micro, macro = f1(probabilities(logits) >= np.asarray(thresholds), hot)
+    given = probabilities(logits) >= np.asarray(thresholds)
+    # Column by column: scikit-learn takes a single one for two classes.
+    f1s = [metrics.f1_score(*pair, zero_division=0.0) for pair in zip(hot.T, given.T, strict=True)]
+    precisions = [
+        metrics.average_precision_score(hot[:, k], logits[:, k]) for k in np.flatnonzero(known)
+    ]
     losses = np.logaddexp(0.0, logits) - labels * logits  # (n, C)
     return {
         "mean_average_precision": float(np.mean(precisions)),
-        "f1_micro": micro,
-        "f1_macro": macro,
+        "f1_micro": float(metrics.f1_score(hot.ravel(), given.ravel(), zero_division=0.0)),
+        "f1_macro": float(np.mean(f1s)),
         "loss": float(losses.sum(-1).mean()),
     }
 
@@ -71,21 +78,6 @@ def probabilities(logits):
     return np.exp(-np.logaddexp(0.0, -logits))
 
 
-def average_precision(scores, hot):
-    """Sum over the distinct scores of precision times the rise of recall, as scikit-learn's.
-
-    Args:
-        scores: (n,), higher for what is more likely.
-        hot: Bool (n,), at least one True.
-
-    >>> average_precision(np.array([0.9, 0.8, 0.7]), np.array([True, False, True])).round(4).item()
-    0.8333
-    """
-    _, num_given, num_right = _curve(scores, hot)
-    recall = num_right / hot.sum()
-    return np.sum(np.diff(recall, prepend=0.0) * num_right / num_given)
-
-
 def _curve(scores, hot):
     """At each distinct score from the highest on: the score, how many have it or more, how many
     of these are right."""
@@ -93,20 +85,6 @@ def _curve(scores, hot):
     scores = scores[order]
     ends = np.append(np.flatnonzero(np.diff(scores)), len(scores) - 1)
     return scores[ends], ends + 1, np.cumsum(hot[order])[ends]
-
-
-def f1(given, hot):
-    """F1 of labels that were given, bool (n, C), to images that have `hot`, bool (n, C).
-
-    Returns:
-        `(micro, macro)`: of all together, and the mean over the labels; 0 for one that is nowhere.
-
-    >>> f1(np.array([[True, True], [False, True]]), np.array([[True, False], [False, True]]))
-    (0.8, 0.8333333333333333)
-    """
-    right, total = (given & hot).sum(0), given.sum(0) + hot.sum(0)
-    macro = np.divide(2.0 * right, total, out=np.zeros(len(total)), where=total > 0)
-    return float(2.0 * right.sum() / max(total.sum(), 1)), float(macro.mean())
 
 
 def best_thresholds(logits, labels):

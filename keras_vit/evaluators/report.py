@@ -57,14 +57,16 @@ def _classes(info, logits, labels, task):
 
 
 def _labels(info, logits, labels, task):
+    from sklearn.metrics import average_precision_score
+
     thresholds = task.thresholds_of(info.num_classes)
     hot, given = labels > 0.5, multilabel.probabilities(logits) >= np.asarray(thresholds)
     rows = _rows(info.class_names, (hot & given).sum(0), given.sum(0), hot.sum(0))
     for k, row in enumerate(rows):
         row["threshold"] = thresholds[k]
-        has_any = row["support"] > 0
-        precision = multilabel.average_precision(logits[:, k], hot[:, k]) if has_any else None
-        row["average_precision"] = None if precision is None else float(precision)
+        row["average_precision"] = None
+        if row["support"]:
+            row["average_precision"] = float(average_precision_score(hot[:, k], logits[:, k]))
     return {**multilabel.measure(logits, labels, thresholds), "classes": rows}
 
 

@@ -34,10 +34,13 @@ def test_measures_are_those_of_scikit_learn():
     )
 
 
-def test_average_precision_of_each_label_is_that_of_scikit_learn():
-    for scores, hot in zip(LOGITS.T, LABELS.T > 0, strict=True):
-        expected = metrics.average_precision_score(hot, scores)
-        assert multilabel.average_precision(scores, hot) == pytest.approx(expected, abs=ALMOST)
+def test_a_single_label_is_measured_as_one():
+    measured = multilabel.measure(LOGITS[:, :1], LABELS[:, :1], [0.5])
+    labels, scores = LABELS[:, 0], LOGITS[:, 0]
+    expected = metrics.f1_score(labels, multilabel.probabilities(scores) >= 0.5)
+    assert measured["f1_micro"] == measured["f1_macro"] == pytest.approx(expected, abs=ALMOST)
+    expected = metrics.average_precision_score(labels, scores)
+    assert measured["mean_average_precision"] == pytest.approx(expected, abs=ALMOST)
 
 
 def test_label_that_no_image_has_is_left_out_of_the_mean():
