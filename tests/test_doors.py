@@ -53,8 +53,8 @@ ALLOWED = {
     ("checkpoints/matching.py", "indices", "int"): "at most nine digits by its pattern",
     ("inference/predict.py", "_read_description", "loads"): "bounded, and its fields are checked",
     ("inference/predict.py", "__init__", "int"): "a model's shape",
-    ("inference/predict.py", "_answers", "int"): "an index of ours",
-    ("inference/predict.py", "_answers", "float"): "a number of ours",
+    ("inference/answers.py", "said", "int"): "an index of ours",
+    ("inference/answers.py", "said", "float"): "a number of ours",
 }
 
 
