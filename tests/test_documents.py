@@ -69,6 +69,19 @@ def save_pictures(folder):
                 Image.fromarray(pixels).save(folder / split / name / f"{index}.jpg")
 
 
+def save_lists(folder):
+    """Lists with several labels and with a value over some of these pictures."""
+    labels, values = ["path,labels,split"], ["path,value,split"]
+    for split in ("train", "validation", "test"):
+        for index in range(4):
+            labels.append(
+                f"photos/{split}/cat/{index}.jpg,cat|{'in' if index % 2 else 'out'},{split}"
+            )
+            values.append(f"photos/{split}/dog/{index}.jpg,{10 + index},{split}")
+    (folder / "labels.csv").write_text("\n".join(labels))
+    (folder / "ages.csv").write_text("\n".join(values))
+
+
 def save_augreg_index(path):
     fields = dict.fromkeys(augreg._COLUMNS, "")
     fields |= {"name": "R26+S/32", "ds": "i21k", "epochs": 300, "lr": 0.001, "aug": "none"}
@@ -92,6 +105,7 @@ def small_world(monkeypatch, tmp_path, digits_dir):
 
     monkeypatch.chdir(tmp_path)
     save_pictures(tmp_path / "photos")
+    save_lists(tmp_path)
     Image.new("RGB", (40, 32), "red").save("photo.jpg")
 
     locate, resolve_tfds = checkpoint_names.locate, data_names._resolve_tfds

@@ -84,10 +84,11 @@ def compare(folder):
 
     import keras_vit
     from keras_vit.checkpoints.containers import safetensors
+    from keras_vit.checkpoints.containers.arrays import read_stored
     from keras_vit.errors import CheckpointError
 
     def stored(path):
-        return safetensors.read_arrays(path, safetensors.read_headers(path))
+        return read_stored(path, safetensors.read_headers(path))
 
     folder = pathlib.Path(folder)
     tags, counts = json.loads((folder / "tags.json").read_text()), collections.Counter()

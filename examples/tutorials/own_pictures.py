@@ -61,7 +61,8 @@ sorted(path.name for path in (work / "run").iterdir() if not path.name.startswit
 # %%
 model = keras_vit.from_pretrained(work / "run")
 for answer in keras_vit.predict(model, [photos / "two" / "2.png", photos / "one" / "6.png"]):
-    print(answer)
+    best = answer.predictions[0]
+    print(pathlib.Path(answer.path).relative_to(photos), best.class_name, f"{best.probability:.1%}")
 
 # %% [markdown]
 # A SavedModel takes the bytes of JPEG and PNG files and answers with classes; the export compares

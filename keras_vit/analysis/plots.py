@@ -200,6 +200,33 @@ def similarity_figure(similarity, row_title="Layer", column_title="Layer"):
     return figure
 
 
+def confusion_figure(matrix, names):
+    """Which classes are taken for which, each row scaled by its images.
+
+    Args:
+        matrix: int (C, C), a row for each true class, a column for each class answered.
+        names: C names, written up to 50 of them; up to 20 classes have their numbers in the cells.
+    """
+    number = len(matrix)
+    side = min(max(2.5 + 0.35 * number, 4.0), 14.0)
+    figure = _figure(side, side)
+    axes = figure.subplots()
+    shares = matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
+    image = axes.imshow(shares, cmap=COLORS, vmin=0, vmax=1)
+    axes.set_xlabel("Answered")
+    axes.set_ylabel("True")
+    if number <= 50:
+        texts = [_plain(name, 20) for name in names]
+        axes.set_xticks(range(number), texts, rotation=90, fontsize=8)
+        axes.set_yticks(range(number), texts, fontsize=8)
+    if number <= 20:
+        for (row, column), count in np.ndenumerate(matrix):
+            color = "black" if shares[row, column] > 0.6 else "white"
+            axes.text(column, row, str(count), ha="center", va="center", color=color, fontsize=7)
+    figure.colorbar(image, ax=axes, label="Share of the true class", shrink=0.7)
+    return figure
+
+
 def history_figure(groups, x_title="Step"):
     """Learning curves, one panel for each quantity.
 

@@ -4,10 +4,10 @@ import json
 
 from absl import flags, logging
 
-from keras_vit.cli import output, training_flags
+from keras_vit.cli import evaluation_report, output, training_flags
 from keras_vit.cli.errors import UsageError
 
-SUMMARY = "measure a model's accuracy and loss on a split, each image counted once"
+SUMMARY = "measure a model on a split, each image counted once: accuracy, or what its task has"
 USAGE = "keras-vit evaluate --model=SOURCE --dataset=NAME [FLAGS]"
 
 
@@ -56,6 +56,13 @@ def define_flags(flag_values):
     flags.DEFINE_string(
         "output", None, "a JSON file to write the metrics to", flag_values=flag_values
     )
+    flags.DEFINE_string(
+        "report",
+        None,
+        "a folder for report.json (precision, recall and F1 of each class, calibration error, "
+        "confusion matrix) and confusion_matrix.png, which needs Matplotlib",
+        flag_values=flag_values,
+    )
     flags.DEFINE_boolean(
         "overwrite", False, "replace the output if it exists", flag_values=flag_values
     )
@@ -69,6 +76,11 @@ def run(flag_values, arguments):
     path = flag_values.output
     if path is not None:
         path = output.check_new_file(path, flag_values.overwrite)
+    reports = []
+    if flag_values.report is not None:
+        if flag_values.real_labels is not None:
+            raise UsageError("evaluate takes --report or --real_labels, not both")
+        reports = evaluation_report.check(flag_values.report, flag_values.overwrite)
 
     from keras_vit.zoo.segmentation import find_segmentation
 
@@ -78,6 +90,7 @@ def run(flag_values, arguments):
     import keras_vit
     from keras_vit.data import integrity, pipeline
     from keras_vit.evaluators.classification import evaluate
+    from keras_vit.evaluators.report import make_report
 
     info = pipeline.resolve(
         flag_values.dataset,
@@ -113,10 +126,22 @@ def run(flag_values, arguments):
         metrics["published_source"] = published.accuracy_source
     if path is not None:
         output.write_json(path, metrics)
+    if reports:
+        report = make_report(
+            model,
+            info,
+            flag_values.split,
+            flag_values.batch_size,
+            class_names=_class_names(flag_values.class_names),
+        )
+        reports = evaluation_report.write(reports, report)
     if flag_values.json:
         print(json.dumps(metrics))
         return
-    shown = ("accuracy", "top5_accuracy", "loss", "count", "unlabelled", "classes")
+    shown = (
+        *("accuracy", "top5_accuracy", "mean_average_precision", "f1_micro", "f1_macro"),
+        *("mse", "mae", "r2", "loss", "count", "unlabelled", "classes"),
+    )
     rows = [
         (
             {"count": "images", "top5_accuracy": "top-5 accuracy"}.get(name, name),
@@ -129,6 +154,7 @@ def run(flag_values, arguments):
         rows.insert(1, ("published", _beside(metrics)))
     if path is not None:
         rows.append(("written to", path))
+    rows += [("report", file) for file in reports]
     output.print_summary(f"evaluated {flag_values.model} on {info.name} {flag_values.split}", rows)
 
 

@@ -8,6 +8,7 @@ from absl import flags
 
 from keras_vit.cli import output, training_flags
 from keras_vit.cli.errors import CommandError, UsageError
+from keras_vit.data.tasks import CLASSIFICATION
 
 SUMMARY = "write a model for TensorFlow Serving, as a SavedModel that takes image bytes, or others"
 USAGE = "keras-vit export --model=SOURCE [FLAGS] PATH"
@@ -46,9 +47,10 @@ def define_flags(flag_values):
     flags.DEFINE_integer("top_k", 5, "classes in an answer", lower_bound=1, flag_values=flag_values)
     flags.DEFINE_enum(
         "activation",
-        "softmax",
+        None,
         ["softmax", "sigmoid", "none"],
-        "makes probabilities of the model's scores; none leaves them as they are",
+        "makes probabilities of the model's scores; none leaves them as they are; softmax by "
+        "default, and of a model of several labels sigmoid",
         flag_values=flag_values,
     )
     flags.DEFINE_enum(
@@ -201,10 +203,16 @@ def _export_saved_model(flag_values, directory, class_names):
         info.num_examples(flag_values.split)  # an unknown split is found before the model is read
 
     import keras_vit
+    from keras_vit.models.task import task_of
     from keras_vit.serving.export import MODEL_JSON, export_with_report
     from keras_vit.serving.versions import folder_bytes
 
     model = training_flags.turn(keras_vit.from_pretrained(flag_values.model), flag_values)
+    if flag_values.dataset is not None and task_of(model).kind != CLASSIFICATION:
+        raise UsageError(
+            "--dataset compares the accuracy of a model of one class an image. Received: a model "
+            f"of the task {task_of(model).kind!r}; leave it out"
+        )
     version, report = export_with_report(
         model,
         directory,

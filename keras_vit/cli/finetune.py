@@ -92,7 +92,7 @@ def run(flag_values, arguments):
         if flag_values[flag].present:
             raise UsageError(f"finetune takes --sweep or --{flag}, not both")
         del keywords[flag]
-    del keywords["report"]
+    del keywords["report"], keywords["tensorboard"]
     keywords["recipe"] = keywords["recipe"] or default_recipe(
         flag_values.dataset, keywords.get("objective")
     )

@@ -27,6 +27,7 @@ COMMANDS = {
     "pretrain": "keras_vit.cli.pretrain",
     "finetune": "keras_vit.cli.finetune",
     "evaluate": "keras_vit.cli.evaluate",
+    "calibrate": "keras_vit.cli.calibrate",
     "probe": "keras_vit.cli.probe",
     "reproduce": "keras_vit.cli.reproduce",
     "predict": "keras_vit.cli.predict",

@@ -9,6 +9,7 @@ from absl import flags
 
 from keras_vit.cli import errors, output, prediction_file, streams, training_flags
 from keras_vit.cli.errors import UsageError
+from keras_vit.data.tasks import REGRESSION
 from keras_vit.untrusted import printable
 
 SUMMARY = "name the classes of image files, with probabilities"
@@ -33,7 +34,12 @@ def define_flags(flag_values):
         flag_values=flag_values,
     )
     flags.DEFINE_integer(
-        "top_k", 5, "classes to name for each image", lower_bound=1, flag_values=flag_values
+        "top_k",
+        None,
+        "classes to name for each image, 5 by default; of a model of several labels all that reach "
+        "their thresholds",
+        lower_bound=1,
+        flag_values=flag_values,
     )
     flags.DEFINE_enum(
         "activation",
@@ -51,8 +57,8 @@ def define_flags(flag_values):
     flags.DEFINE_boolean(
         "json",
         False,
-        "print one JSON object a line: path, predictions (class_id, class_name, probability), and "
-        "error",
+        "print one JSON object a line: path, predictions (class_id, class_name, probability, or of "
+        "a regression name, value), and error",
         flag_values=flag_values,
     )
     flags.DEFINE_string(
@@ -182,7 +188,7 @@ def _write(flag_values, path, files, failures):
     from keras_vit.inference import predict
 
     classifier = _load(flag_values)
-    top_k = min(flag_values.top_k, classifier.num_classes)
+    top_k = min(predict.choose_top_k(classifier, flag_values.top_k), classifier.num_classes)
     activation = predict.choose_activation(classifier, flag_values.activation)
     settings = {
         "model": str(getattr(classifier, "folder", flag_values.model)),
@@ -190,7 +196,9 @@ def _write(flag_values, path, files, failures):
         "top_k": top_k,
         "activation": activation,
     }
-    file = prediction_file.PredictionFile(path, settings, top_k, flag_values.overwrite)
+    kind = predict.Value if classifier.task.kind == REGRESSION else predict.Prediction
+    columns = [field.name for field in dataclasses.fields(kind)]
+    file = prediction_file.PredictionFile(path, settings, top_k, flag_values.overwrite, columns)
     num_before = file.num_done
     try:
         files = [name for name in files if not file.has(name)]
@@ -250,10 +258,8 @@ def _report(answer, flag_values, are_scores):
     if flag_values.json:
         _print(json.dumps(dataclasses.asdict(answer)))
     elif answer.error is None:
-        lines = [
-            f"  {_number(prediction.probability, are_scores)}  {printable(prediction.class_name)}"
-            for prediction in answer.predictions
-        ]
+        lines = [_line(prediction, are_scores) for prediction in answer.predictions]
+        lines = lines or ["  no label reaches its threshold"]
         _print("\n".join([printable(answer.path, _MAX_PATH), *lines]))
     _report_error(answer)
 
@@ -261,6 +267,11 @@ def _report(answer, flag_values, are_scores):
 def _report_error(answer):
     if answer.error is not None:
         streams.say(f"error: {answer.path}: {answer.error}")
+
+
+def _line(prediction, is_score):
+    *_, name, number = dataclasses.astuple(prediction)
+    return f"  {_number(number, is_score)}  {printable(name)}"
 
 
 def _number(value, is_score):

@@ -14,28 +14,29 @@ from keras_vit.cli.errors import CommandError, UsageError
 from keras_vit.untrusted import csv_cell, printable, quoted
 
 _ENCODING = {"encoding": "utf-8", "errors": "surrogateescape"}  # a path need not be text
+COLUMNS = ("class_id", "class_name", "probability")
 _MAX_SETTINGS_BYTES, _MAX_FILE_BYTES = 1 << 20, 16 << 30
 
 
 class CsvFormat:
-    """path, error, and three columns for each of the best classes.
+    """path, error, and a group of columns for each of the best classes, or for each value.
 
     Text that a spreadsheet would take for a formula is marked with an apostrophe.
 
     Args:
-        top_k: number of classes.
+        top_k: number of classes, or of values.
+        columns: names of the columns of each.
     """
 
-    def __init__(self, top_k):
-        self.top_k = top_k
-        ranks = range(1, top_k + 1)
-        names = [f"{name}_{i}" for i in ranks for name in ("class_id", "class_name", "probability")]
+    def __init__(self, top_k, columns):
+        self.num_cells = top_k * len(columns)
+        names = [f"{name}_{i}" for i in range(1, top_k + 1) for name in columns]
         self.header = self._line(["path", "error", *names])
 
     def line(self, answer):
         """An `ImagePredictions` as a record."""
         values = [value for p in answer.predictions for value in dataclasses.astuple(p)]
-        values += [""] * (3 * self.top_k - len(values))
+        values += [""] * (self.num_cells - len(values))
         return self._line([answer.path, answer.error or "", *values])
 
     @staticmethod
@@ -69,8 +70,8 @@ class JsonLinesFormat:
 
     header = ""
 
-    def __init__(self, top_k):
-        del top_k
+    def __init__(self, top_k, columns):
+        del top_k, columns
 
     def line(self, answer):
         """An `ImagePredictions` as a record."""
@@ -125,6 +126,7 @@ class PredictionFile:
             compared; "model", where it lies, is only for messages.
         top_k: classes in an answer.
         overwrite: whether to begin anew.
+        columns: what a file says of each class, or of each value.
 
     Attributes:
         num_done: how many answers there are.
@@ -135,11 +137,11 @@ class PredictionFile:
             there is an unfinished file with other settings, a damaged one, or one that is not ours.
     """
 
-    def __init__(self, path, settings, top_k, overwrite=False):
+    def __init__(self, path, settings, top_k, overwrite=False, columns=COLUMNS):
         self.path = pathlib.Path(path)
         self.partial = self.path.with_name(f"{self.path.name}.partial")
         self._settings_file = self.path.with_name(f"{self.path.name}.partial.json")
-        self._format = FORMATS[self.path.suffix](top_k)
+        self._format = FORMATS[self.path.suffix](top_k, columns)
         self._done, self.num_errors = set(), 0
         self._stack = contextlib.ExitStack()
         with contextlib.ExitStack() as stack:

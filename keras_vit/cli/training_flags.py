@@ -8,8 +8,8 @@ from absl import flags
 from keras_vit.cli import output
 from keras_vit.data.splits import TEST
 from keras_vit.distribution.strategy import STRATEGIES, place
-from keras_vit.training.recipe import parse_overrides
 from keras_vit.training.recipe_file import find_recipe
+from keras_vit.training.recipe_overrides import parse_overrides
 from keras_vit.training.run_folder import DESCRIPTIONS
 
 
@@ -85,6 +85,12 @@ def define(flag_values, recipe, workdir=None):
         True,
         "write report.html into the folder at the end: curves, metrics, and what `keras-vit "
         "inspect` shows over 16 images; it needs Matplotlib and Pillow",
+        flag_values=flag_values,
+    )
+    flags.DEFINE_boolean(
+        "tensorboard",
+        False,
+        "write the rows of the history into the folder's tensorboard/ too",
         flag_values=flag_values,
     )
     flags.DEFINE_integer(
@@ -172,7 +178,12 @@ def define_bad_fraction(flag_values):
 
 
 # --task -> the recipe's objective.
-TASKS = {"classification": "supervised", "segmentation": "segmentation"}
+TASKS = {
+    "classification": "supervised",
+    "multilabel": "multilabel",
+    "regression": "regression",
+    "segmentation": "segmentation",
+}
 
 
 def _task(flag_values):
@@ -195,6 +206,7 @@ def arguments(flag_values):
         "max_pixels": flag_values.max_pixels,
         "overwrite": flag_values.overwrite,
         "report": flag_values.report,
+        "tensorboard": flag_values.tensorboard,
         "checkpoint_steps": flag_values.checkpoint_steps,
         **_task(flag_values),
         **parse_overrides(flag_values["set"].value),

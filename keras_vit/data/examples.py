@@ -154,6 +154,10 @@ class Indexed:
         if seed is not None:
             seeds = tf.stack([tf.constant(seed, tf.int64), epoch])
             place = tf.random.experimental.index_shuffle(place, seeds, len(self) - 1)
+        return self.example(position, place, epoch)
+
+    def example(self, position, place, epoch):
+        """The `Example` at a place."""
         index = tf.gather(self.indices, place)
         image = functools.partial(self._image, position, place, index)
         weight = tuple(tf.gather(weights, place) for weights in self.weights)
@@ -351,7 +355,7 @@ def load(info, split, *, shots=None, seed=0, as_pixels=False, orientation=None):
     indices = tf.constant(chosen, tf.int64)
     paths, arrays = source.paths(split), source.arrays(split)
     if paths is not None:
-        labels = tf.constant(source.labels(split)[chosen], tf.int32)
+        labels = _as_tensor(source.labels(split)[chosen])
         records = tf.constant([os.fsencode(paths[index]) for index in chosen])
         examples = Indexed(records, labels, indices, True, name, limits=limits)
     elif arrays is not None:

@@ -25,6 +25,7 @@ from keras_vit.data.catalog.resolve import DatasetInfo
 from keras_vit.data.images import decode
 from keras_vit.data.images.image_problems import MAX_FILE_BYTES
 from keras_vit.data.sources.protocol import digest
+from keras_vit.data.tasks import CLASSIFICATION
 from keras_vit.errors import BadDataError
 
 CHECKED = "checked.json"
@@ -239,7 +240,7 @@ def _without(info, entries):
     sizes = dict(info.split_sizes)
     for split in excluded:
         sizes[split] = source.num_examples(split)
-        if info.source.paths(split) is not None:
+        if info.source.paths(split) is not None and info.task == CLASSIFICATION:
             lost = set(info.source.labels(split)) - set(source.labels(split))
             if lost:
                 raise BadDataError(

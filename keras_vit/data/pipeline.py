@@ -25,6 +25,7 @@ import tensorflow as tf
 from absl import logging
 
 from keras_vit.data import batches, examples
+from keras_vit.data.balanced import balanced
 from keras_vit.data.catalog.folders import image_files
 from keras_vit.data.catalog.resolve import DatasetInfo, resolve
 from keras_vit.data.images import preprocess, randaugment
@@ -107,6 +108,7 @@ def training_dataset(
     seed,
     augmentation="none",
     shots=None,
+    sampling=None,
     num_replicas=1,
     start_step=0,
     shard=(0, 1),
@@ -127,6 +129,8 @@ def training_dataset(
             tuple of operations.
         shots: keeps this many examples of each class, the first in a permutation that depends on
             `seed`; None keeps all.
+        sampling: `"balanced"` has every class equally often (`keras_vit.data.balanced`); None has
+            each example once in an epoch.
         num_replicas: the batch size must be a multiple of it.
         start_step: the number of batches to leave out at the beginning.
         shard: `(index, number)`: gives that part of each batch only, B / number examples, for one
@@ -154,6 +158,8 @@ def training_dataset(
     source = examples.load(
         info, split, shots=shots, seed=seed, as_pixels=True, orientation=orientation
     )
+    if sampling is not None:
+        source = balanced(source, info, split)
     _check_ready(source, info, split, preprocessing, augmentation)
 
     def prepare(*element, is_named):
@@ -200,17 +206,19 @@ def training_dataset(
     return dataset.prefetch(_PREFETCHED).with_options(batches.make_options())
 
 
-def example_indices(info, split, *, batch_size, seed, step, shots=None):
+def example_indices(info, split, *, batch_size, seed, step, shots=None, sampling=None):
     """Which examples `training_dataset` has in the batch of a step.
 
     Args:
-        info, split, batch_size, seed, shots: as in `training_dataset`.
+        info, split, batch_size, seed, shots, sampling: as in `training_dataset`.
         step: counted from 0.
 
     Returns:
         A list of batch_size integers, the places of the examples in their split.
     """
     source = examples.load(info, split, shots=shots, seed=seed)
+    if sampling is not None:
+        source = balanced(source, info, split)
     elements = source.shuffled(step * batch_size, seed).take(batch_size)
     return list(
         elements.map(lambda *element: source.read(*element, seed=seed).index).as_numpy_iterator()

@@ -1,7 +1,8 @@
 """What a trained model is worth, in numbers.
 
-`Classification`, `FewShot`, `KNN`, `LinearProbe`, `MeanIoU` and `VTAB` are evaluators: they measure
-a model in a training and after it.  They are imported when they are first asked for.
+`Classification`, `MultiLabel`, `Regression`, `MeanIoU`, `Calibration`, `FewShot`, `KNN`,
+`LinearProbe` and `VTAB` are evaluators: they measure a model in a training and after it.  They are
+imported when they are first asked for.
 """
 
 import importlib
@@ -12,6 +13,7 @@ _submodule = submodules_of(__name__)
 
 # class -> module
 _CLASSES = {
+    "Calibration": "calibration",
     "Classification": "classification",
     "Every": "base",
     "Evaluator": "base",
@@ -19,6 +21,8 @@ _CLASSES = {
     "KNN": "knn",
     "LinearProbe": "linear_probe",
     "MeanIoU": "segmentation",
+    "MultiLabel": "multilabel",
+    "Regression": "regression",
     "VTAB": "vtab",
 }
 __all__ = list(_CLASSES)

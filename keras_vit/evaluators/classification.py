@@ -4,6 +4,7 @@ Shapes: B batch, C classes.
 """
 
 import dataclasses
+import importlib
 import re
 from collections.abc import Callable
 from typing import Any
@@ -13,9 +14,11 @@ import numpy as np
 from absl import logging
 
 from keras_vit.data.catalog import rows as table
+from keras_vit.data.tasks import MULTILABEL, REGRESSION
 from keras_vit.evaluators.real import any_label, with_real_labels
 from keras_vit.models.classifier import preprocessing_of
 from keras_vit.models.pixel_model import network_of
+from keras_vit.models.task import task_of
 
 _WORDNET_ID = re.compile(r"n\d{8}")
 _TOP_K = 5
@@ -70,7 +73,7 @@ def evaluate(
     preprocessing=None,
     class_names=None,
 ):
-    """Classifies every image of a split once.
+    """Classifies every image of a split once, or predicts its labels or values.
 
     Args:
         model: functional `keras.Model` from images to (B, C) logits: one of this package or cut
@@ -93,6 +96,10 @@ def evaluate(
 
         Where an image may have several labels (ReaL, ObjectNet), any of them is right, images
         without one are left out of `count` and counted as `unlabelled`, and there is no loss.
+        Of a model of several labels or of values: what
+        `keras_vit.evaluators.multilabel.measure` or `keras_vit.evaluators.regression.measure`
+        returns, and `count`.
+
         Where a data set has some of the model's classes only (ImageNet-A, ImageNet-R, ObjectNet),
         the highest is sought among these, `classes` is their number, and `top5_accuracy` is added.
 
@@ -106,14 +113,26 @@ def evaluate(
     if not isinstance(model, keras.Model):
         raise TypeError(f"`model` must be a keras.Model. Received: {type(model).__name__}")
     model = network_of(model)
-    if not isinstance(dataset, pipeline.DatasetInfo):
-        dataset = pipeline.resolve(dataset, data_dir)
+    task = task_of(model).kind
+    dataset = pipeline.resolve(dataset, data_dir, task=task)
+    if task in _MEASURES:
+        measure = importlib.import_module(_MEASURES[task])
+        return measure.evaluate(
+            model, dataset, split, batch_size, preprocessing=preprocessing, class_names=class_names
+        )
     if real_labels is not None:
         dataset = with_real_labels(dataset, real_labels)
     order = class_order(model, dataset, class_names)
     rule = preprocessing_of(model, preprocessing)
     batches = pipeline.evaluation_dataset(dataset, split, rule, batch_size=batch_size)
     return evaluate_batches(model, batches, scored_classes(dataset, split), order=order)
+
+
+# What is no classification -> the module that measures it.
+_MEASURES = {
+    MULTILABEL: "keras_vit.evaluators.multilabel",
+    REGRESSION: "keras_vit.evaluators.regression",
+}
 
 
 def scored_classes(info, split):

@@ -10,15 +10,17 @@ import keras
 import numpy as np
 
 from keras_vit.files import open_regular
+from keras_vit.models.task import Task
 
 
-def model_digest(model, preprocessing, class_names):
-    """Hexadecimal SHA-256 of a model's weights, configuration, preprocessing and class names.
+def model_digest(model, preprocessing, class_names, task=None):
+    """Hexadecimal SHA-256 of what a model's answers depend on.
 
     Args:
         model: `keras.Model`.
         preprocessing: `Preprocessing` of its images.
         class_names: Names of its outputs.
+        task: Its `Task`, or None.
     """
     facts = {
         "policy": str(model.dtype_policy.name),
@@ -26,6 +28,8 @@ def model_digest(model, preprocessing, class_names):
         "preprocessing": dataclasses.asdict(preprocessing),
         "class_names": list(class_names),
     }
+    if task is not None and task != Task():
+        facts["task"] = task.describe()
     digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
     for variable in model.weights:
         array = np.ascontiguousarray(keras.ops.convert_to_numpy(variable.value))

@@ -1,7 +1,6 @@
 """Class probabilities of image files, from a Keras model or from an exported SavedModel."""
 
 import concurrent.futures
-import dataclasses
 import itertools
 import json
 import math
@@ -21,15 +20,36 @@ from keras_vit.data.images.image_problems import (
 from keras_vit.data.images.try_prepare import try_prepare_image
 from keras_vit.files import read_regular
 from keras_vit.inference import find
+from keras_vit.inference.answers import (
+    ImagePredictions,
+    Prediction,
+    Value,
+    choose_activation,
+    choose_top_k,
+    said,
+    task_of_classifier,
+)
 from keras_vit.inference.identity import model_digest, saved_model_digest
 from keras_vit.models.classifier import preprocessing_of
 from keras_vit.models.pixel_model import network_of
 from keras_vit.models.preprocessing import Preprocessing
+from keras_vit.models.task import Task, task_of
 from keras_vit.serving.export import FORMAT, MODEL_JSON
-from keras_vit.serving.options import ACTIVATIONS
 from keras_vit.serving.signatures import PROBABILITIES
 from keras_vit.serving.versions import latest_version
 from keras_vit.untrusted import quoted
+
+__all__ = [
+    "ImagePredictions",
+    "KerasClassifier",
+    "Prediction",
+    "SavedModelClassifier",
+    "Value",
+    "choose_activation",
+    "choose_top_k",
+    "find_images",
+    "predict",
+]
 
 NOT_FINITE = "the model's scores are not finite (NaN or infinity) for this image"
 _MAX_DESCRIPTION_BYTES = 64 << 20
@@ -37,36 +57,6 @@ _DESCRIBED = {
     *("num_classes", "class_names", "activation", "max_batch_size", "max_pixels"),
     "preprocessing",
 }
-
-
-@dataclasses.dataclass(frozen=True)
-class Prediction:
-    """One class of an answer.
-
-    Args:
-        class_id: index of the logit.
-        class_name: the model's name for it, or the index as text.
-        probability: in [0, 1]; with the activation `"none"` the model's score itself.
-    """
-
-    class_id: int
-    class_name: str
-    probability: float
-
-
-@dataclasses.dataclass(frozen=True)
-class ImagePredictions:
-    """What is said about one path.
-
-    Args:
-        path: of the image file.
-        predictions: the best classes, most probable first; empty if there is an error.
-        error: why there are none, or None.
-    """
-
-    path: str
-    predictions: tuple[Prediction, ...] = ()
-    error: str | None = None
 
 
 class KerasClassifier:
@@ -100,6 +90,7 @@ class KerasClassifier:
             )
         self.num_classes = int(model.outputs[0].shape[-1])
         self.class_names = _names(getattr(model, "class_names", None), self.num_classes)
+        self.task = task_of(model)
 
     def prepare(self, encoded):
         """Image bytes -> (what `scores` takes a list of, what is wrong with them or "")."""
@@ -108,8 +99,8 @@ class KerasClassifier:
         return tensor.numpy(), problem.numpy().decode()
 
     def digest(self):
-        """Hexadecimal digest of weights, configuration, preprocessing and class names."""
-        return model_digest(self._model, self._preprocessing, self.class_names)
+        """Hexadecimal digest of weights, configuration, preprocessing, class names and task."""
+        return model_digest(self._model, self._preprocessing, self.class_names, self.task)
 
     def scores(self, prepared):
         """A list of B prepared images -> float32 logits (B, C)."""
@@ -144,6 +135,7 @@ class SavedModelClassifier:
         self.num_classes = description["num_classes"]
         self.class_names = _names(description["class_names"], self.num_classes)
         self.activation = description["activation"]
+        self.task = _read_task(description)
         self.max_batch_size = description["max_batch_size"]
         self.max_pixels = description["max_pixels"]
         self._preprocessing = Preprocessing(**description["preprocessing"])
@@ -189,7 +181,7 @@ def predict(
     paths,
     *,
     batch_size=8,
-    top_k=5,
+    top_k=None,
     activation=None,
     preprocessing=None,
     max_pixels=None,
@@ -204,10 +196,11 @@ def predict(
             `SavedModelClassifier`, or a `KerasClassifier`.
         paths: of image files, and of folders that are searched for images; or one of these.
         batch_size: number of images that go through the model together.
-        top_k: number of classes in an answer, at most all of them.
+        top_k: number of classes in an answer, at most all of them; None takes 5, and of a model of
+            several labels all that reach their thresholds.  A regression gives all values.
         activation: `"softmax"`, `"sigmoid"`, or `"none"` for the model's scores themselves; None
-            takes that of the SavedModel, or softmax, but for a model of one output, whose softmax
-            is always 1, the score.
+            takes that of the SavedModel, or that of the model's task: softmax, but for a model of
+            one output, whose softmax is always 1, the score; sigmoid for several labels.
         preprocessing: `keras_vit.Preprocessing` for a Keras model that does not tell its own.
         max_pixels: the largest height x width that is decoded, of a Keras model; None takes 2^28.
 
@@ -228,6 +221,7 @@ def predict(
             f"Received: {type(model).__name__}"
         )
     activation = choose_activation(classifier, activation)
+    top_k = choose_top_k(classifier, top_k)
     for name, value in (("batch_size", batch_size), ("top_k", top_k)):
         if not isinstance(value, int) or value < 1:
             raise ValueError(f"`{name}` must be at least 1. Received: {value!r}")
@@ -241,25 +235,6 @@ def predict(
     files, failures = find_images(paths)
     answers = _predict(classifier, files, batch_size, top_k, PROBABILITIES[activation])
     return itertools.chain(failures, answers)
-
-
-def choose_activation(classifier, activation=None):
-    """The activation that is asked for, or the one that makes sense for a classifier.
-
-    Raises:
-        ValueError: for an unknown one, or the softmax of a single output.
-    """
-    is_single = classifier.num_classes == 1
-    if activation is None:
-        return "none" if is_single else classifier.activation or "softmax"
-    if activation not in ACTIVATIONS:
-        raise ValueError(f"`activation` must be one of {ACTIVATIONS}. Received: {activation!r}")
-    if is_single and activation == "softmax":
-        raise ValueError(
-            "`activation` must be sigmoid or none for a model of one output, whose softmax is "
-            "always 1. Received: 'softmax'"
-        )
-    return activation
 
 
 def _predict(classifier, files, batch_size, top_k, activation):
@@ -307,6 +282,7 @@ def _answers(classifier, files, read, batch_size, top_k, activation):
         padded = good + [good[0]] * (batch_size - len(good))
         scores = classifier.scores(padded)[: len(good)]  # (B, C)
         finite = np.isfinite(scores).all(axis=-1)  # (B,)
+        scores = scores / np.float32(task_of_classifier(classifier).temperature or 1.0)
         rows = iter(zip(activation(scores).numpy(), finite, strict=True))
     for file, (_, error) in zip(files, read, strict=True):
         if error is not None:
@@ -316,17 +292,20 @@ def _answers(classifier, files, read, batch_size, top_k, activation):
         if not is_finite:
             yield ImagePredictions(os.fspath(file), error=NOT_FINITE)
             continue
-        best = np.argsort(-probabilities, kind="stable")[:top_k]
-        yield ImagePredictions(
-            os.fspath(file),
-            tuple(
-                Prediction(int(i), classifier.class_names[i], float(probabilities[i])) for i in best
-            ),
-        )
+        yield ImagePredictions(os.fspath(file), said(classifier, probabilities, top_k))
 
 
 def _names(class_names, num_classes):
     return list(class_names) if class_names else [str(i) for i in range(num_classes)]
+
+
+def _read_task(description):
+    """The `Task` of an export; of one without, classification."""
+    fields = description.get("task") or {}
+    if not isinstance(fields, dict):
+        raise ValueError(f"`task` of an export must be an object. Received: {quoted(fields)}")
+    fields = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
+    return Task(**fields).checked(description["num_classes"])
 
 
 def _read_description(path):

@@ -8,6 +8,7 @@ import keras
 from keras_vit.layers import ImageInput, initializers
 from keras_vit.layers.trainable import get_trainable, set_trainable
 from keras_vit.models.preprocessing import Preprocessing
+from keras_vit.models.task import Task
 from keras_vit.train_step import TrainableModel
 
 
@@ -19,12 +20,21 @@ class ImageClassifier(TrainableModel):
         preprocessing: what pixels it wants.
         class_names: a name for each logit, or None.
         origin: where its weights come from, a dict of plain values, or None.
+        task: `keras_vit.models.task.Task`, what its logits mean; None is one class an image.
     """
 
     config_class: type
 
     def __init__(
-        self, config, *, preprocessing=None, class_names=None, origin=None, name=None, dtype=None
+        self,
+        config,
+        *,
+        preprocessing=None,
+        class_names=None,
+        origin=None,
+        task=None,
+        name=None,
+        dtype=None,
     ):
         if not isinstance(config, self.config_class):
             raise TypeError(
@@ -61,6 +71,16 @@ class ImageClassifier(TrainableModel):
         self.config = config
         self.class_names = class_names
         self.origin = dict(origin) if origin else None
+        self.task = task
+
+    @property
+    def task(self):
+        """`Task`: what the logits mean, or None."""
+        return self._task
+
+    @task.setter
+    def task(self, task):
+        self._task = None if task is None else task.checked(self.config.num_classes)
 
     @property
     def preprocessing(self):
@@ -132,6 +152,7 @@ class ImageClassifier(TrainableModel):
             "name": self.name,
             "dtype": keras.dtype_policies.serialize(self.dtype_policy),
             **({"trainable": trainable} if trainable else {}),
+            **({} if self.task is None else {"task": self.task.describe()}),
         }
 
     @classmethod
@@ -142,6 +163,7 @@ class ImageClassifier(TrainableModel):
             for name, value in arguments.pop("config").items()
         }
         trainable = arguments.pop("trainable", {})
+        task = arguments.pop("task", None)
         dtype = arguments.pop("dtype", None)
         if isinstance(dtype, dict):
             dtype = keras.dtype_policies.deserialize(dtype)
@@ -149,6 +171,7 @@ class ImageClassifier(TrainableModel):
             cls.config_class(**fields),
             preprocessing=Preprocessing(**arguments.pop("preprocessing")),
             dtype=dtype,
+            task=None if task is None else Task(**task),
             **arguments,
         )
         set_trainable(model, trainable)

@@ -110,6 +110,11 @@ class PixelModel(TrainableModel):
         return getattr(self.network, "class_names", None)
 
     @property
+    def task(self):
+        """`keras_vit.models.task.Task` of the model in it, or None."""
+        return getattr(self.network, "task", None)
+
+    @property
     def origin(self):
         """Where the weights come from, or None."""
         return getattr(self.network, "origin", None)
@@ -187,6 +192,7 @@ def network_of(model):
     network = keras.models.clone_model(model, images, clone_function=_without_preprocessing)
     network.preprocessing = layer.rule
     network.class_names = getattr(model, "class_names", None)
+    network.task = getattr(model, "task", None)
     return network
 
 

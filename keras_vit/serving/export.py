@@ -8,8 +8,10 @@ import platform
 import keras
 import tensorflow as tf
 
+from keras_vit.data.tasks import CLASSIFICATION
 from keras_vit.models.classifier import preprocessing_of
 from keras_vit.models.pixel_model import network_of
+from keras_vit.models.task import ACTIVATIONS, task_of
 from keras_vit.serving import server_files
 from keras_vit.serving.checks import CheckReport, check_saved_model
 from keras_vit.serving.forward import tensorflow_forward
@@ -29,7 +31,7 @@ def export(
     class_names=None,
     metrics=None,
     top_k=5,
-    activation="softmax",
+    activation=None,
     on_bad_image="error",
     max_batch_size=ServingOptions.max_batch_size,
     max_pixels=ServingOptions.max_pixels,
@@ -48,7 +50,9 @@ def export(
 
     Signatures: `serving_default` takes `image_bytes`, string (B,); `images` takes uint8
     (B, H, W, 3) of any size.  Both return `scores` (B, C), the model's logits, and of the best
-    `top_k` classes their `class_ids`, `classes` (names) and `probabilities` (B, k).  `tensors`
+    `top_k` classes their `class_ids`, `classes` (names) and `probabilities` (B, k).  Of a model of
+    several labels there is `present` too, bool (B, C), whether each label reaches its threshold; of
+    a regression they return `values` (B, C) alone beside the scores.  `tensors`
     takes preprocessed float32 (B, h, w, 3) and returns `logits` (B, C).  `features` takes
     `image_bytes` and returns the output (B, D) of the layer `pre_logits`, if there is one, and
     `attention`, if asked for, what the heads of the last encoder block attend to, (B, k, T, T).
@@ -61,7 +65,8 @@ def export(
         class_names: C names; None takes the model's own, or the numbers of the classes.
         metrics: a dict of plain values about the model's quality, for `assets/model.json`.
         top_k: see `keras_vit.serving.options.ServingOptions`, as for all up to `quantization`.
-        activation: `"softmax"`, `"sigmoid"`, or `"none"` for the logits themselves.
+        activation: `"softmax"`, `"sigmoid"`, or `"none"` for the logits themselves; None takes that
+            of the model's task, softmax for one class an image.
         on_bad_image: `"error"` or `"mark"`.
         max_batch_size: images in a request.
         max_pixels: pixels of an image.
@@ -117,7 +122,15 @@ def export_with_report(
     model = network_of(model)
     num_classes = checked_num_classes(model)
     names = checked_class_names(class_names, model, num_classes)
-    options = dataclasses.replace(options, top_k=min(options.top_k, num_classes))
+    task = task_of(model)
+    activation = options.activation or ACTIVATIONS[task.kind]
+    if task.kind != CLASSIFICATION and activation != ACTIVATIONS[task.kind]:
+        raise ValueError(
+            f"`activation` must be {ACTIVATIONS[task.kind]!r} for a model of the task "
+            f"{task.kind!r}. Received: {activation!r}"
+        )
+    top_k = min(options.top_k, num_classes)
+    options = dataclasses.replace(options, top_k=top_k, activation=activation)
     if warm_up:
         server_files.check_installed()
     if batching and options.on_bad_image != "mark":
@@ -130,6 +143,7 @@ def export_with_report(
         preprocessing_of(model),
         names or [str(class_id) for class_id in range(num_classes)],
         options,
+        task,
     )
     description = describe(
         model, names, metrics, dataclasses.asdict(options), sorted(module.endpoints)
@@ -170,6 +184,7 @@ def describe(model, class_names, metrics, options, signatures):
         "preprocessing": dataclasses.asdict(preprocessing_of(model)),
         "num_classes": int(model.outputs[0].shape[-1]),
         "class_names": class_names,
+        **({} if getattr(model, "task", None) is None else {"task": model.task.describe()}),
         **options,
         "signatures": signatures,
         "origin": getattr(model, "origin", None),

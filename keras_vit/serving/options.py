@@ -17,7 +17,7 @@ class ServingOptions:
     Args:
         top_k: number of classes in an answer; at most C are given.
         activation: one of `ACTIVATIONS`, makes probabilities of the logits; `"none"` leaves them as
-            they are.
+            they are; None takes that of the model's task.
         on_bad_image: `"error"` fails a request that holds an image that cannot be decoded, with a
             message that names its index; `"mark"` says why in the output `error` of that image,
             whose scores are zeros, and answers all others.
@@ -35,7 +35,7 @@ class ServingOptions:
     """
 
     top_k: int = 5
-    activation: str = "softmax"
+    activation: str | None = None
     on_bad_image: str = "error"
     max_batch_size: int = 256
     max_pixels: int = MAX_PIXELS
@@ -54,7 +54,7 @@ class ServingOptions:
                 f"Received: {self.max_pixels}"
             )
         for name, known in (
-            ("activation", ACTIVATIONS),
+            ("activation", (None, *ACTIVATIONS)),
             ("on_bad_image", BAD_IMAGE_RULES),
             ("dtype", (None, *DTYPES)),
             ("quantization", (None, *QUANTIZATIONS)),

@@ -11,6 +11,8 @@ import tensorflow as tf
 from keras_vit.data.images.each import for_each
 from keras_vit.data.images.preprocess import evaluation_image, resize_problem
 from keras_vit.data.images.try_prepare import try_prepare_image
+from keras_vit.data.tasks import MULTILABEL, REGRESSION
+from keras_vit.models.task import ACTIVATIONS, Task
 
 PROBABILITIES = {"softmax": tf.nn.softmax, "sigmoid": tf.nn.sigmoid, "none": tf.identity}
 
@@ -24,15 +26,17 @@ class ServingModule(tf.Module):
         preprocessing: the model's `Preprocessing`.
         class_names: C names.
         options: `ServingOptions`.
+        task: the model's `Task`; None is one class an image.
     """
 
-    def __init__(self, functions, variables, preprocessing, class_names, options):
+    def __init__(self, functions, variables, preprocessing, class_names, options, task=None):
         super().__init__(name="keras_vit")
         self.model_variables = variables
         self._functions = functions
         self._preprocessing = preprocessing
         self._class_names = class_names
         self._options = options
+        self._task = task or Task()
         height, width = preprocessing.image_size
         image_bytes = tf.TensorSpec([None], tf.string, name="image_bytes")
         images = tf.TensorSpec([None, None, None, 3], tf.uint8, name="images")
@@ -120,19 +124,27 @@ class ServingModule(tf.Module):
         marked = {"error": problems}
         for name, value in outputs.items():
             rows = tf.reshape(good, [-1] + [1] * (value.shape.rank - 1))
-            marked[name] = tf.where(rows, value, tf.constant(_NEUTRAL.get(name, 0), value.dtype))
+            neutral = _NEUTRAL.get(name, value.dtype.as_numpy_dtype())
+            marked[name] = tf.where(rows, value, tf.constant(neutral, value.dtype))
         return marked
 
     def _answer(self, scores):
-        """float32 logits (B, C) -> the outputs of a classification."""
-        activation = PROBABILITIES[self._options.activation]
-        probabilities, class_ids = tf.math.top_k(activation(scores), self._options.top_k)  # (B, k)
-        return {
+        """float32 logits (B, C) -> the outputs of the model's task."""
+        task = self._task
+        if task.kind == REGRESSION:
+            return {"scores": scores, "values": task.values_of(scores)}
+        activation = PROBABILITIES[self._options.activation or ACTIVATIONS[task.kind]]
+        all_probabilities = activation(scores / (task.temperature or 1.0))
+        probabilities, class_ids = tf.math.top_k(all_probabilities, self._options.top_k)  # (B, k)
+        answer = {
             "scores": scores,
             "probabilities": probabilities,
             "class_ids": class_ids,
             "classes": tf.gather(tf.constant(self._class_names), class_ids),
         }
+        if task.kind == MULTILABEL:
+            answer["present"] = all_probabilities >= list(task.thresholds_of(scores.shape[-1]))
+        return answer
 
 
 # What the row of a bad image holds where it is not 0: nothing that could be taken for a class.

@@ -36,6 +36,11 @@ def of_run(run, objective, between):
     return [_bound(evaluator, info, between) for evaluator in evaluators]
 
 
+def names_of(run, objective):
+    """The names of the evaluators of a run."""
+    return [getattr(each, "evaluator", each).name for each in of_run(run, objective, between=None)]
+
+
 def _bound(evaluator, info, between):
     if isinstance(evaluator, Every):
         bound = _bound(evaluator.evaluator, info, between)
@@ -53,7 +58,7 @@ def _bound(evaluator, info, between):
 def last_and_test(run, objective, model, evaluators, rows):
     """Returns the last numbers of each evaluator, and those of the test split, by name.
 
-    The last report is of the weights that are written.
+    The last of the rows is of the weights that are written.
     """
     results = {}
     for evaluator in evaluators:

@@ -13,13 +13,15 @@ from keras_vit.data import pipeline
 from keras_vit.data.input_wait import WaitingShare
 from keras_vit.layers.trainable import get_trainable, set_trainable
 from keras_vit.train_step import TrainableModel
-from keras_vit.training import evaluation, outputs, run_folder
+from keras_vit.training import best, evaluation, outputs, run_folder
 from keras_vit.training.callbacks import Evaluate, Progress, RequireFiniteLoss, StopAfter
+from keras_vit.training.class_weights import class_weights, weighted
 from keras_vit.training.objectives.base import with_targets
 from keras_vit.training.objectives.registry import objective_of
 from keras_vit.training.optimizers import make_optimizer, rate_at
 from keras_vit.training.recipe_objects import copied
 from keras_vit.training.resume.exact_resume import ExactResume, remembers
+from keras_vit.training.tensorboard import FOLDER, TensorBoard
 from keras_vit.training.tuning import merge_lora, rate_factors, set_tune_of
 from keras_vit.zoo import adapters
 
@@ -63,9 +65,12 @@ def train(run):
         base.preprocessing = outputs.preprocessing(recipe, base.preprocessing)
         if recipe.remat:  # axial models do it by themselves
             base.set_remat()
+        if hasattr(objective, "prepare"):
+            objective.prepare(run.data.info, run.data.train)
         model = _checked(objective.build(base, run.data.info))
         # State: where the run begins.
-        state = _state(run, base)
+        keeper = best.of_run(recipe, evaluation.names_of(run, objective))
+        state = _state(run, base, keeper)
         # Data: a function of (seed, step), so that they go on from there.
         waiting = WaitingShare() if options.measure_input_wait else None
         data = _data(run, objective, base.preprocessing, state.step, waiting)
@@ -79,14 +84,20 @@ def train(run):
         evaluators = evaluation.of_run(run, objective, between=state.check_signals)
         evaluate = Evaluate(evaluators, recipe.report_steps, run.total_steps, finished)
         # Loop.
-        rows = _fit(run, model, data, [evaluate], state, waiting)
+        rows = _fit(run, model, data, [evaluate, *keeper], state, waiting)
+        for each in keeper:
+            each.restore(model)
+        if hasattr(objective, "conclude"):  # thresholds, for example
+            info, split = run.data.info, run.data.validation
+            objective.conclude(finished, info, split, recipe.batch_size)
         # Files: an ordinary model, with what LoRA has learned in its kernels.
         adapter = adapters.adapter_of(finished)
         for trained in (model, finished):
             merge_lora(trained)
         set_trainable(model, was_trained)
-        results = evaluation.last_and_test(run, objective, finished, evaluators, rows)
-        metrics = outputs.metrics(run, objective, finished, rows, results, state, waiting)
+        written = keeper[0].rows(rows) if keeper else rows  # up to that of the weights written
+        results = evaluation.last_and_test(run, objective, finished, evaluators, written)
+        metrics = outputs.metrics(run, objective, finished, written, results, state, waiting)
         if placement.workers.is_chief:
             outputs.write(folder, finished, metrics, rows, recipe, adapter)
     if options.report and placement.workers.is_chief:
@@ -104,9 +115,10 @@ def compile_model(model, recipe, objective, total_steps):
         objective: `Objective`.
         total_steps: Number of updates of the training.
     """
-    set_tune_of(model, recipe)
+    tuned = getattr(objective, "tuned", model)
+    set_tune_of(tuned, recipe)
     variables = model.trainable_variables
-    factors = rate_factors(model, recipe.layer_decay, recipe.head_rate_factor)
+    factors = rate_factors(tuned, recipe.layer_decay, recipe.head_rate_factor)
     scales_loss = model.dtype_policy.name == "mixed_float16"
     metrics = objective.metrics()
     if recipe.metrics is not None:
@@ -127,11 +139,15 @@ def _fit(run, model, data, evaluate, state, waiting):
     last update before clipping, the evaluators' `name/key`, and in mixed float16 `loss_scale`.
     """
     recipe, total_steps = run.recipe, run.total_steps
+    num_epochs = -(-total_steps // recipe.report_steps)
+    if any(getattr(callback, "is_over", False) for callback in evaluate):
+        num_epochs = state.epoch  # it was stopped early, and then killed
     bar = Progress(total_steps, run.kind, state.step, waiting)
     callbacks = [
         RequireFiniteLoss(start_step=state.step, describe_examples=run.describe_examples),
         StopAfter(total_steps, state.step),
         *evaluate,
+        *_tensorboard(run, state),
         *run.options.callbacks,
         *[bar] * run.options.progress,
         state,
@@ -141,7 +157,7 @@ def _fit(run, model, data, evaluate, state, waiting):
         warnings.filterwarnings("ignore", message="`shuffle=True` was passed")
         model.fit(
             data,
-            epochs=-(-total_steps // recipe.report_steps),
+            epochs=num_epochs,
             initial_epoch=state.epoch,
             steps_per_epoch=recipe.report_steps,
             callbacks=callbacks,
@@ -156,6 +172,14 @@ def _fit(run, model, data, evaluate, state, waiting):
     # The model is saved without the optimizer, like what `from_pretrained` returns.
     model.optimizer, model.compiled = None, False
     return rows
+
+
+def _tensorboard(run, state):
+    """The callback that writes events, in a list, empty for none."""
+    if not run.options.tensorboard or not run.placement.workers.is_chief:
+        return []
+    folder, steps = run.workdir / FOLDER, run.recipe.report_steps
+    return [TensorBoard(folder, steps, run.total_steps, begins=state.step == 0)]
 
 
 def _data(run, objective, preprocessing, start_step, waiting):
@@ -178,6 +202,9 @@ def _data(run, objective, preprocessing, start_step, waiting):
         shard=placement.data_shard,
         **run.order(),
     )
+    if recipe.class_weights is not None and not hasattr(objective, "class_weights"):
+        weights = class_weights(recipe.class_weights, run.data.info, run.data.train)
+        data = weighted(data, weights)
     index, number = placement.data_shard
     first_example = index * (recipe.batch_size // number)
     data = with_targets(
@@ -186,7 +213,7 @@ def _data(run, objective, preprocessing, start_step, waiting):
     return data if waiting is None else waiting.watch(data)
 
 
-def _state(run, base):
+def _state(run, base, keeper):
     """The callback that saves everything, and knows where a run that was stopped goes on."""
     return ExactResume(
         run.workdir / run_folder.STATE,
@@ -194,7 +221,7 @@ def _state(run, base):
         total_steps=run.total_steps,
         config=run.config(base),
         overwrite=run.options.overwrite,
-        callbacks=[callback for callback in run.options.callbacks if remembers(callback)],
+        callbacks=[each for each in (*keeper, *run.options.callbacks) if remembers(each)],
         workers=run.placement.workers,
     )
 

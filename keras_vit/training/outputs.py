@@ -46,7 +46,7 @@ def metrics(run, objective, model, rows, results, state, waiting):
         run: `keras_vit.training.run.Run`.
         objective: `Objective`.
         model: The trained model.
-        rows: One dict for each report.
+        rows: One dict for each report, up to that of the weights that are written.
         results: Evaluator -> its last numbers.
         state: `ExactResume`, which knows the steps and the seconds.
         waiting: `WaitingShare`, or None.
@@ -64,6 +64,7 @@ def metrics(run, objective, model, rows, results, state, waiting):
         **({"findings": list(run.data.findings)} if run.data.findings else {}),
         "num_parameters": model.count_params(),
         "steps": state.step,
+        **({} if run.recipe.monitor is None else {"written_step": last.get("step")}),
         "seconds": round(state.seconds, 3),
         "images_per_second": round(state.step * run.recipe.batch_size / state.seconds, 1),
         "waiting_share": waiting and round(waiting.share, 4),

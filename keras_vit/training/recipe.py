@@ -4,32 +4,25 @@ Imports nothing heavy, so that the command's help can list them.
 """
 
 import dataclasses
-import difflib
 import functools
 import typing
 from typing import Any
 
+from keras_vit.training.recipe_checks import MODES, SAMPLING, check_classes, check_monitor
+from keras_vit.training.recipe_objectives import (
+    DECODERS,
+    DISTILLATIONS,
+    MASK_TARGETS,
+    OBJECTIVES,
+    check_objective_fields,
+    choose_loss,
+)
 from keras_vit.training.recipe_objects import described, is_known, is_object_or_name
-from keras_vit.training.recipe_values import check_tune, parse, typed
+from keras_vit.training.recipe_values import check_tune, typed
 
-OBJECTIVES = ("supervised", "masked_patches", "mae", "segmentation")
-# The fields of one objective alone, by its name.
-OBJECTIVE_FIELDS = {
-    "masked_patches": ("mask_ratio", "mask_target", "mask_proportions"),
-    "mae": (
-        *("mask_ratio", "normalize_pixels"),
-        *("decoder_hidden_size", "decoder_depth", "decoder_num_heads"),
-    ),
-    "segmentation": (
-        *("decoder", "decoder_hidden_size", "decoder_depth", "decoder_num_heads"),
-        *("decoder_dropout", "class_weights", "scale_range", "mirror", "window_stride"),
-    ),
-}
-DECODERS = ("linear", "mask")
-MASK_TARGETS = ("mean_color", "color_4x4", "pixels")
 OPTIMIZERS = ("adamw", "sgd")
 DECAYS = ("linear", "cosine", "constant", "staircase")
-LOSSES = ("softmax", "sigmoid")
+LOSSES = ("softmax", "sigmoid", "mse", "mae", "huber")
 MOMENTUM_DTYPES = ("float32", "bfloat16")
 DECAYED = ("all", "kernels")
 RESIZE_RULES = ("squash", "short_side")
@@ -56,9 +49,16 @@ class Recipe:
         batch_size: examples in one update, over all devices.
         accumulation_steps: micro-batches that a batch is computed in, to save memory.
         remat: whether the encoder's blocks are computed again for their gradients, to save memory.
-        objective: What is learned, `"supervised"`, or without labels `"masked_patches"` or `"mae"`,
-            or for a class of each pixel `"segmentation"`; or an object of that protocol
-            (`keras_vit.training.objectives.base.Objective`).
+        objective: What is learned, `"supervised"` (one class an image), `"multilabel"` (several
+            labels), `"regression"` (values), `"distillation"` (one class, and what `teacher` says),
+            `"segmentation"` (a class for each pixel), or without labels `"masked_patches"` or
+            `"mae"`; or an object of that protocol (`keras_vit.training.objectives.base.Objective`).
+        teacher: What `from_pretrained` takes, or a model with the classes of the data; of
+            `"distillation"`, as the next three.
+        distillation: `"soft"` or `"hard"`, its highest logit alone; None takes soft.
+        temperature: What the logits of both are divided by, positive; None takes 3.
+        distillation_weight: Share of the teacher in the loss, in (0, 1]; None takes 0.1, and of
+            hard 0.5.
         mask_ratio: Share of an image's patches that are hidden, in (0, 1); without labels only, as
             the next six; None takes the objective's, 0.5 and for `"mae"` 0.75.
         mask_target: What a hidden patch is to be known by, `"mean_color"`, `"color_4x4"` or
@@ -71,9 +71,8 @@ class Recipe:
             `decoder`, that of the model.
         decoder_depth: Number of its blocks; None takes 8, and of `"mask"` 2.
         decoder_num_heads: Number of its heads; None takes 16, and of `"mask"` one for each 64.
-        decoder: `"linear"` or `"mask"`, of `"segmentation"`, as the next five; None: the first.
+        decoder: `"linear"` or `"mask"`, of `"segmentation"`, as the next four; None: the first.
         decoder_dropout: Rate in the blocks of `"mask"`; None takes 0.
-        class_weights: What a pixel of each class counts; None counts all alike.
         scale_range: Least and greatest scale of an image and its mask; None takes 0.5 and 2.
         mirror: Whether both are mirrored with probability one half; None does.
         window_stride: (vertical, horizontal) pixels between two windows at inference, or one
@@ -106,8 +105,13 @@ class Recipe:
         ema: factor of the moving average of the weights, which is what is evaluated and written
             (Polyak averaging); None keeps none.
         global_clipnorm: largest norm of the whole gradient; None does not clip.
-        loss: `"softmax"` or `"sigmoid"` cross-entropy, summed over the classes; or a Keras loss.
+        loss: `"softmax"` or `"sigmoid"` cross-entropy, summed over the classes; of several labels
+            `"sigmoid"`, of a regression `"mse"`, `"mae"` or `"huber"`, the first without another;
+            or a Keras loss.
         metrics: Keras metrics of the training's reports in the place of the objective's.
+        class_weights: What an image counts in the loss by its class, `"balanced"` or a number for
+            each; of `"segmentation"` what a pixel counts, a number for each; None is 1 for all.
+        sampling: `"balanced"` trains on every class equally often; None on every image.
         label_smoothing: in [0, 1); see `keras_vit.training.losses`.
         dropout: rate in the model; None keeps that of the model.
         stochastic_depth: rate of the last block; None keeps that of the model.
@@ -119,6 +123,11 @@ class Recipe:
         orientation: `"exif"` turns photographs as their EXIF tag says, in training, evaluation and
             the model that is written; None keeps what the model does.
         report_steps: updates between two rows of the history, each with a validation.
+        monitor: Key of the reports, such as `"validation/accuracy"`: the weights of the report in
+            which it is best are written; None writes the last ones.
+        mode: `"min"` or `"max"` is best; None takes min for losses and errors.
+        patience: Number of reports without improvement that ends the training; None never ends it.
+        restore_best_weights: False writes the last weights, with `patience`; None is True.
         seed: of the weights, the order of the data, the augmentation and the dropout.
         dtype: dtype or policy of the layers; None takes the global one of Keras.
         model: a name of `keras_vit.list_models()`, for pre-training; a fine-tuning needs none.
@@ -147,6 +156,10 @@ class Recipe:
     accumulation_steps: int = 1
     remat: bool = False
     objective: Any = "supervised"
+    teacher: Any = None
+    distillation: str | None = None
+    temperature: float | None = None
+    distillation_weight: float | None = None
     mask_ratio: float | None = None
     mask_target: str | None = None
     mask_proportions: tuple[float, ...] | None = None
@@ -156,7 +169,6 @@ class Recipe:
     decoder_num_heads: int | None = None
     decoder: str | None = None
     decoder_dropout: float | None = None
-    class_weights: tuple[float, ...] | None = None
     scale_range: tuple[float, ...] | None = None
     mirror: bool | None = None
     window_stride: tuple[int, int] | None = None
@@ -181,6 +193,8 @@ class Recipe:
     global_clipnorm: float | None = 1.0
     loss: Any = "softmax"
     metrics: Any = None
+    class_weights: Any = None
+    sampling: str | None = None
     label_smoothing: float = 0.0
     dropout: float | None = None
     stochastic_depth: float | None = None
@@ -190,6 +204,10 @@ class Recipe:
     resize_to: tuple[int, int] | None = None
     orientation: str | None = None
     report_steps: int = 100
+    monitor: str | None = None
+    mode: str | None = None
+    patience: int | None = None
+    restore_best_weights: bool | None = None
     seed: int = 0
     dtype: str | None = None
     model: str | None = None
@@ -206,28 +224,29 @@ class Recipe:
     head_bias: float | None = None
 
     def __post_init__(self):
-        for field, kind in _FIELD_TYPES.items():
+        for field, kind in FIELD_TYPES.items():
             object.__setattr__(self, field, typed(field, getattr(self, field), kind))
+        choose_loss(self)
         if (self.steps is None) == (self.epochs is None):
             raise ValueError(
                 "a recipe must have either `steps` or `epochs`. "
                 f"Received: steps={self.steps}, epochs={self.epochs}"
             )
-        for field in ("steps", "epochs", "batch_size", "accumulation_steps", "learning_rate"):
-            self._check(field, lambda value: value > 0, "positive")
-        for field in ("report_steps", "patch_size", "hidden_size", "mlp_dim", "num_heads", "depth"):
-            self._check(field, lambda value: value > 0, "positive")
-        for field in ("decoder_hidden_size", "decoder_depth", "decoder_num_heads"):
+        for field in (
+            *("steps", "epochs", "batch_size", "accumulation_steps", "learning_rate"),
+            *("report_steps", "patch_size", "hidden_size", "mlp_dim", "num_heads", "depth"),
+            *("decoder_hidden_size", "decoder_depth", "decoder_num_heads", "temperature"),
+        ):
             self._check(field, lambda value: value > 0, "positive")
         self._check("mask_ratio", lambda value: 0 < value < 1, "in (0, 1)")
+        self._check("distillation_weight", lambda value: 0 < value <= 1, "in (0, 1]")
         self._check(
             "mask_proportions",
             lambda shares: len(shares) == 3 and min(shares) >= 0 and abs(sum(shares) - 1) < 1e-6,
             "three shares that sum to 1",
         )
-        for field in ("warmup_steps", "weight_decay", "head_rate_factor"):
+        for field in ("warmup_steps", "weight_decay", "head_rate_factor", "patience"):
             self._check(field, lambda value: value >= 0, "at least 0")
-        self._check("class_weights", lambda weights: min(weights) >= 0, "at least 0")
         self._check(
             "scale_range", lambda ends: len(ends) == 2 and 0 < ends[0] <= ends[1], "two that rise"
         )
@@ -246,6 +265,7 @@ class Recipe:
             ("objective", OBJECTIVES),
             ("mask_target", MASK_TARGETS),
             ("decoder", DECODERS),
+            ("distillation", DISTILLATIONS),
             ("optimizer", OPTIMIZERS),
             ("momentum_dtype", MOMENTUM_DTYPES),
             ("decay", DECAYS),
@@ -255,6 +275,8 @@ class Recipe:
             ("position_embedding", POSITION_EMBEDDINGS),
             ("position_location", POSITION_LOCATIONS),
             ("loss", LOSSES),
+            ("mode", MODES),
+            ("sampling", SAMPLING),
             ("dtype", DTYPES),
         ):
             is_good = functools.partial(is_known, known=known, objects=field in _OBJECT_METHODS)
@@ -263,7 +285,9 @@ class Recipe:
             if not is_object_or_name(field, getattr(self, field), methods):
                 raise ValueError(f"`{field}` must be {rule}. Received: {getattr(self, field)!r}")
         check_tune(self)
-        self._check_objective_fields()
+        check_objective_fields(self)
+        check_monitor(self)
+        check_classes(self)
         if (self.boundaries is not None) != (self.decay == "staircase"):
             raise ValueError(
                 "`boundaries` must be given for the staircase and for no other decay. "
@@ -279,16 +303,6 @@ class Recipe:
                 "`warmup_steps` must be less than `steps`. "
                 f"Received: warmup_steps={self.warmup_steps}, steps={self.steps}"
             )
-
-    def _check_objective_fields(self):
-        own = OBJECTIVE_FIELDS.get(self.objective, ()) if isinstance(self.objective, str) else ()
-        for field in dict.fromkeys(sum(OBJECTIVE_FIELDS.values(), ())):
-            if field not in own and getattr(self, field) is not None:
-                whose = [name for name, fields in OBJECTIVE_FIELDS.items() if field in fields]
-                raise ValueError(
-                    f"`{field}` is of the objectives {', '.join(whose)}. Received: "
-                    f"{getattr(self, field)!r} for {self.objective!r}"
-                )
 
     def _check(self, field, is_good, rule):
         value = getattr(self, field)
@@ -339,8 +353,9 @@ class Recipe:
 
 # What changes the architecture of `model`; a fine-tuning takes its architecture from a file.
 ARCHITECTURE_FIELDS = (
-    *("patch_size", "hidden_size", "mlp_dim", "num_heads", "depth", "class_token", "pooling"),
-    *("position_embedding", "position_location", "representation_layer", "head_bias"),
+    *("patch_size", "hidden_size", "mlp_dim", "num_heads"),
+    *("depth", "class_token", "pooling", "position_embedding"),
+    *("position_location", "representation_layer", "head_bias"),
 )
 
 # Field -> (methods of the objects that it takes beside names, what it must be).
@@ -356,39 +371,4 @@ _OBJECT_METHODS = {
     "metrics": (("update_state", "get_config"), "a list of Keras metrics, or none"),
     "augmentation": ((), "a name or an augmentation"),
 }
-_FIELD_TYPES = typing.get_type_hints(Recipe)
-
-
-def parse_overrides(assignments):
-    """Recipe fields from the command line.
-
-    Args:
-        assignments: texts "FIELD=VALUE"; "none" is None, a size is "32" or "32,48", and
-            several numbers are "0.01,0.03".
-
-    Returns:
-        A dict from field to a value of its type.
-
-    Raises:
-        ValueError: for a text without "=", an unknown or repeated field, or an ill-typed value.
-
-    >>> parse_overrides(["learning_rate=0.01", "image_size=24,32", "epochs=none"])
-    {'learning_rate': 0.01, 'image_size': (24, 32), 'epochs': None}
-    """
-    overrides = {}
-    for assignment in assignments:
-        field, equals, text = assignment.partition("=")
-        field, text = field.strip(), text.strip()
-        if not equals:
-            raise ValueError(f"a recipe's field is set as FIELD=VALUE. Received: {assignment!r}")
-        check_field(field)
-        if field in overrides:
-            raise ValueError(f"a field can be set once. Received: `{field}` twice")
-        overrides[field] = parse(field, text, _FIELD_TYPES[field])
-    return overrides
-
-
-def check_field(field):
-    if field not in _FIELD_TYPES:
-        close = difflib.get_close_matches(field, _FIELD_TYPES, n=3) or sorted(_FIELD_TYPES)
-        raise ValueError(f"a recipe has no field {field!r}. Close: {', '.join(close)}")
+FIELD_TYPES = typing.get_type_hints(Recipe)

@@ -8,7 +8,8 @@ import json
 import pathlib
 import runpy
 
-from keras_vit.training.recipe import Recipe, check_field
+from keras_vit.training.recipe import Recipe
+from keras_vit.training.recipe_overrides import check_field
 
 
 def find_recipe(text):

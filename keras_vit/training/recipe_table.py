@@ -8,8 +8,9 @@ import difflib
 import fnmatch
 import os
 
-from keras_vit.training.recipe import Recipe, check_field
+from keras_vit.training.recipe import Recipe
 from keras_vit.training.recipe_file import find_recipe
+from keras_vit.training.recipe_overrides import check_field
 from keras_vit.training.recipe_rules import LOW_RATES, RULES
 from keras_vit.training.recipes_of_pixels import RECIPES as OF_PIXELS
 from keras_vit.training.recipes_without_labels import RECIPES as WITHOUT_LABELS

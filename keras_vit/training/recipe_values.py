@@ -4,6 +4,7 @@ Imports nothing heavy (see `keras_vit.training.recipe`).
 """
 
 import math
+import os
 import re
 import types
 import typing
@@ -87,7 +88,8 @@ def typed(field, value, kind):
     Raises:
         ValueError: For a value of another type.
     """
-    if kind is Any:  # a name or an object
+    if kind is Any:  # a name, a path or an object
+        value = os.fspath(value) if isinstance(value, os.PathLike) else value
         return tuple(value) if isinstance(value, list) else value
     inner, optional = _split_type(kind)
     if value is None and optional:

@@ -15,6 +15,7 @@ from absl import logging
 from keras_vit.data import pipeline
 from keras_vit.data.images import preprocess
 from keras_vit.data.splits import TRAIN
+from keras_vit.data.tasks import REGRESSION
 from keras_vit.distribution.placement import Placement
 from keras_vit.distribution.strategy import has_accelerator, place
 from keras_vit.distribution.workers import ending_at_once
@@ -27,7 +28,7 @@ from keras_vit.models.presets import get_preset
 from keras_vit.training import run_folder
 from keras_vit.training.evaluation import RESERVED
 from keras_vit.training.loop import RunResult, train
-from keras_vit.training.objectives.registry import objective_of, uses_labels
+from keras_vit.training.objectives.registry import objective_of, task_of, uses_labels
 from keras_vit.training.recipe import ARCHITECTURE_FIELDS, Recipe
 from keras_vit.training.recipe_rules import RULES, default_recipe
 from keras_vit.training.recipe_table import get_recipe
@@ -63,6 +64,7 @@ class RunOptions:
             split, objects of the protocol `keras_vit.evaluators.base.Evaluator`, or `Every`.
         report: Whether `report.html` is written into the folder at the end, as `keras-vit inspect`
             writes it, over up to 16 images of the test or validation split.
+        tensorboard: Whether the history is written into the folder's `tensorboard` too.
         measure_input_wait: Whether `metrics.json` says how long the steps waited for data, which
             costs a call of Python for each batch.
     """
@@ -80,6 +82,7 @@ class RunOptions:
     callbacks: Any = ()
     evaluators: Any = ()
     report: bool = False
+    tensorboard: bool = False
     measure_input_wait: bool = False
 
 
@@ -117,7 +120,12 @@ class Run:
     def order(self):
         """What decides which examples a step has."""
         recipe = self.recipe
-        return {"batch_size": recipe.batch_size, "seed": recipe.seed, "shots": self.data.shots}
+        return {
+            "batch_size": recipe.batch_size,
+            "seed": recipe.seed,
+            "shots": self.data.shots,
+            "sampling": recipe.sampling,
+        }
 
     def describe_examples(self, step):
         """Which examples a step has, counted from 0, as text."""
@@ -295,9 +303,11 @@ def _make_run(kind, dataset, workdir, recipe, make_model, options):
     if dataset is None:
         raise ValueError("a training must have a data set. Received: None; name one")
     chief_workdir = workdir if placement.workers.is_chief else None
+    objective = overrides.get("objective", "supervised") if is_rule else recipe.objective
     needs_labels = is_rule or uses_labels(recipe)
     resolve = None if is_rule else getattr(objective_of(recipe), "resolve", None)
-    data = resolve_data(dataset, given, chief_workdir, needs_labels, resolve)
+    task = task_of(objective)
+    data = resolve_data(dataset, given, chief_workdir, needs_labels, task, resolve)
     if is_rule:
         facts = {
             "num_examples": data.num_examples(),
@@ -331,7 +341,12 @@ def _in_words(recipe, num_examples):
 
 def _checked_recipe(kind, recipe):
     check_kind(kind, recipe)
-    preprocess.get_augmentation(recipe.augmentation)
+    augmentation = preprocess.get_augmentation(recipe.augmentation)
+    if augmentation.mixes and task_of(recipe.objective) == REGRESSION:
+        raise ValueError(
+            "an augmentation that mixes images needs classes or labels, and a regression has "
+            f"values. Received: {recipe.augmentation!r}"
+        )
     return recipe
 
 

@@ -14,6 +14,8 @@ from keras_vit.data.splits import TRAINVAL, VALIDATION
 from keras_vit.distribution.strategy import place
 from keras_vit.progress import image_progress
 from keras_vit.training import run_folder
+from keras_vit.training.best import mode_of
+from keras_vit.training.objectives.registry import task_of
 from keras_vit.training.recipe_rules import RULES
 from keras_vit.training.recipe_table import get_recipe
 from keras_vit.training.run import RunResult, finetune
@@ -76,7 +78,8 @@ def sweep(
         checkpoint_steps: as in `keras_vit.finetune`.
         progress: whether to show the progress, on stderr.
         strategy: on which devices, as `keras_vit.distribution.strategy.place` takes it.
-        metric: `"name/key"` of what is maximised, the name of an evaluator.
+        metric: `"name/key"` of what is maximised, or of losses and errors minimised; the name of an
+            evaluator.
         callbacks: As in `keras_vit.finetune`.
         evaluators: As in `keras_vit.finetune`.
         **overrides: fields of the recipe to change.
@@ -117,7 +120,8 @@ def sweep(
         )
     info = recipe.dataset if dataset is None else dataset
     if not isinstance(info, pipeline.DatasetInfo):
-        info = pipeline.resolve(info, data_dir, download=download)
+        task = task_of(recipe.objective)
+        info = pipeline.resolve(info, data_dir, download=download, task=task)
     workdir = pathlib.Path(workdir)
     if max_bad_fraction is not None:
         workdir.mkdir(parents=True, exist_ok=True)
@@ -169,8 +173,9 @@ def sweep(
         outcome = {n: v for n, v in metrics.get(VALIDATION, {}).items() if n != "count"}
         outcome |= {} if evaluator == VALIDATION else {metric: measured[key]}
         candidates.append({"learning_rate": rate, **outcome, "workdir": str(candidate)})
-    maximised = key if evaluator == VALIDATION else metric
-    best = min(candidates, key=lambda row: (-row[maximised], row["learning_rate"]))
+    chosen_by = key if evaluator == VALIDATION else metric
+    sign = 1 if mode_of(metric) == "min" else -1
+    best = min(candidates, key=lambda row: (sign * row[chosen_by], row["learning_rate"]))
     final_split = TRAINVAL if TRAINVAL in info.split_sizes else "train"
     if final_split == TRAINVAL:
         final = train(best["learning_rate"], workdir, train_split=TRAINVAL, overwrite=overwrite)

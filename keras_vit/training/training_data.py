@@ -8,7 +8,9 @@ from keras_vit.data import integrity, pipeline
 from keras_vit.data.catalog import unsplit
 from keras_vit.data.catalog.unlabelled import resolve_images
 from keras_vit.data.findings import findings
+from keras_vit.data.sources import user
 from keras_vit.data.splits import TEST, TRAINVAL, VALIDATION
+from keras_vit.data.tasks import CLASSIFICATION
 from keras_vit.progress import image_progress
 from keras_vit.training import run_folder
 
@@ -45,7 +47,7 @@ class TrainingData:
         return self.info.num_examples(self.train)
 
 
-def resolve_data(dataset, options, workdir=None, needs_labels=True, resolve=None):
+def resolve_data(dataset, options, workdir=None, needs_labels=True, task=None, resolve=None):
     """Finds a data set and its splits.
 
     Args:
@@ -54,6 +56,7 @@ def resolve_data(dataset, options, workdir=None, needs_labels=True, resolve=None
         workdir: Folder of the run, for the list of bad examples where they may be left out; None
             writes none.
         needs_labels: Whether the images must have classes.
+        task: What their labels must be, one of `keras_vit.data.tasks.TASKS`; None takes any.
         resolve: The objective's function that finds its data, or None.
 
     Returns:
@@ -71,6 +74,8 @@ def resolve_data(dataset, options, workdir=None, needs_labels=True, resolve=None
         dataset = resolve(dataset, **where)
     elif not needs_labels:
         dataset = resolve_images(dataset, **where)
+    if needs_labels and task not in (None, CLASSIFICATION):
+        dataset = pipeline.resolve(dataset, **where, task=task)
     entries, max_bad_fraction = None, options.max_bad_fraction
     info = pipeline.resolve(dataset, **where) if max_bad_fraction is None else None
     if info is not None and _is_ours(info):
@@ -90,6 +95,7 @@ def resolve_data(dataset, options, workdir=None, needs_labels=True, resolve=None
             progress=image_progress if options.progress else None,
             **where,
         )
+    user.check_task(info, task)
     train_split, validation, test = _splits(info, options.train_split)
     told = ()
     if _is_ours(info):

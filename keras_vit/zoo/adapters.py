@@ -21,6 +21,7 @@ from keras_vit.layers import lora
 from keras_vit.layers.trainable import freeze_all_but
 from keras_vit.models.classifier import ImageClassifier
 from keras_vit.models.pixel_model import network_of
+from keras_vit.untrusted import check_number
 from keras_vit.zoo.saving import describe
 
 ARRAYS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
@@ -123,7 +124,7 @@ def _adapter(network, transformers, base):
         "base_model_name_or_path": base,
         "inference_mode": True,
         "r": first.rank,
-        "lora_alpha": _whole(first.alpha),
+        "lora_alpha": first.alpha,
         "lora_dropout": first.dropout,
         "target_modules": modules,
         "modules_to_save": sorted({key.rpartition(".")[0] for _, key in head}) or None,
@@ -272,19 +273,15 @@ def _checked_config(path):
         problems.append(f"`bias` {config['bias']!r:.60} trains the base's biases too")
     if config.get("peft_type") != "LORA":
         problems.append(f"`peft_type` {config.get('peft_type')!r:.60} is not LORA")
-    rank, alpha, rate = (config.get(n, 0) for n in ("r", "lora_alpha", "lora_dropout"))
-    if not isinstance(rank, int) or not 0 < rank < 1 << 16:
-        problems.append(f"`r` {rank!r:.60} is no rank")
-    if not isinstance(alpha, int | float) or not 0 < alpha < 1e9:
-        problems.append(f"`lora_alpha` {alpha!r:.60} is no positive number")
-    if not isinstance(rate, int | float) or not 0 <= rate < 1:
-        problems.append(f"`lora_dropout` {rate!r:.60} is not in [0, 1)")
+    numbers = {"r": (1, 65535), "lora_alpha": (1e-9, 1e9), "lora_dropout": (0, 0.999)}
+    for name, (low, high) in numbers.items():
+        try:
+            numbers[name] = check_number(config.get(name, 0), f"`{name}`", low=low, high=high)
+        except ValueError as error:
+            problems.append(str(error))
     if problems:
         raise CheckpointError(path, problems)
+    alpha, rate = numbers["lora_alpha"], numbers["lora_dropout"]
     # Rank-stabilised LoRA (arXiv:2312.03732) divides by the root of the rank.
-    alpha = alpha * math.sqrt(rank) if config.get("use_rslora") else alpha
-    return {"r": rank, "alpha": float(alpha), "dropout": float(rate)}
-
-
-def _whole(number):
-    return int(number) if number == int(number) else number
+    alpha = alpha * math.sqrt(config["r"]) if config.get("use_rslora") else alpha
+    return {"r": config["r"], "alpha": alpha, "dropout": rate}

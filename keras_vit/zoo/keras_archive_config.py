@@ -10,11 +10,12 @@ from keras_vit.checkpoints.formats.registry import FORMATS
 from keras_vit.errors import CheckpointError
 from keras_vit.models import Preprocessing
 from keras_vit.models.families import FAMILIES
+from keras_vit.models.task import Task
 from keras_vit.models.vit_config import SINCOS
 
 MODELS = {family.model_class.__name__: family.model_class for family in FAMILIES.values()}
 # What our models' `get_config` returns; the name and dtype are chosen anew for every model.
-PARTS = {"config", "preprocessing", "class_names", "origin", "name", "dtype", "trainable"}
+PARTS = {"config", "preprocessing", "class_names", "origin", "name", "dtype", "trainable", "task"}
 # Of sine-cosine positions, which are in no array: four times those of ViT-H/14 at 1,024 px.
 MAX_COMPUTED_VALUES = 1 << 25
 
@@ -28,6 +29,7 @@ class StoredModel:
         preprocessing: `Preprocessing` for its image size.
         class_names: a name for each class, or None.
         origin: where its weights came from before.
+        task: `Task`, or None.
         num_frozen: Number of layers (and parts of layers) that the file says are frozen.
     """
 
@@ -35,6 +37,7 @@ class StoredModel:
     preprocessing: Preprocessing
     class_names: tuple[str, ...] | None
     origin: dict
+    task: Task | None = None
     num_frozen: int = 0
 
 
@@ -74,6 +77,7 @@ def read(path, class_name, stored, num_arrays):
             preprocessing=preprocessing,
             class_names=_class_names(stored.get("class_names"), config.num_classes),
             origin=_origin(stored.get("origin")),
+            task=_task(stored.get("task"), config.num_classes),
             num_frozen=_num_frozen(stored.get("trainable", {})),
         )
     except (ValueError, TypeError, OverflowError) as error:
@@ -113,6 +117,10 @@ def _class_names(names, num_classes):
     if not _is(names, tuple[str, ...]) or len(names) != num_classes:
         raise ValueError(f"the class names are not {num_classes} texts")
     return tuple(names)
+
+
+def _task(task, num_classes):
+    return None if task is None else instance(Task, task).checked(num_classes)
 
 
 def _num_frozen(trainable):

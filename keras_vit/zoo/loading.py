@@ -205,6 +205,7 @@ def build_model(
             preprocessing=preprocessing.with_image_size(config.image_size),
             class_names=class_names,
             origin=found.origin,
+            task=found.task if num_classes is None else None,
             name=name,
             dtype=dtype,
         )

@@ -18,6 +18,7 @@ from keras_vit.errors import CheckpointError
 from keras_vit.models import BiTResNet, Preprocessing
 from keras_vit.models.families import variable_shapes
 from keras_vit.models.fields import pair
+from keras_vit.models.task import Task
 from keras_vit.zoo import keras_archive_config
 from keras_vit.zoo.saving import describe
 
@@ -45,8 +46,9 @@ class OpenedCheckpoint:
         read: function of a set of paths that gives path -> array in our shape.
         preprocessing: `Preprocessing`, or None if unknown.
         class_names: or None if unknown.
+        task: `Task`, or None.
         origin: what becomes the model's `origin`.
-        match: `rules.Match` of its arrays; None for a `.keras` file.
+        match: `matching.Match` of its arrays; None for a `.keras` file.
         shapes: key -> shape of all that the file holds.
         source: what the user named.
         path: of the file.
@@ -60,6 +62,7 @@ class OpenedCheckpoint:
     origin: dict
     preprocessing: Preprocessing | None = None
     class_names: tuple | None = None
+    task: Task | None = None
     match: matching.Match | None = None
     shapes: Mapping = dataclasses.field(default_factory=dict)
     source: str = ""
@@ -172,6 +175,7 @@ def _open_keras(path):
         read=lambda paths: weights.read({path: arrays[path] for path in paths}),
         preprocessing=known.preprocessing,
         class_names=known.class_names,
+        task=known.task,
         origin={**known.origin, "file": path.name},
         shapes=shapes,
     )

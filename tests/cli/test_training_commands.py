@@ -5,6 +5,7 @@ import json
 import pytest
 
 from keras_vit.training import run_folder
+from tests import tiny
 
 # Plain SGD is the fastest to trace.
 SHORT = [
@@ -55,18 +56,20 @@ def test_finetune_then_evaluate_agree(keras_vit_command, workdir, digits_dir, tm
     assert "exists" in err
 
 
-def test_finetune_tunes_what_its_flags_say(keras_vit_command, workdir, digits_dir, tmp_path):
+def test_finetune_tunes_what_its_flags_say(keras_vit_command, digits_dir, tmp_path):
+    tiny.make_model(num_classes=5).save(tmp_path / "m.keras")
     code, out, _ = keras_vit_command(
-        *("finetune", f"--model={workdir}", "--dataset=digits/downstream", *SHORT, "--json"),
-        *(f"--data_dir={digits_dir}", f"--workdir={tmp_path / 'run'}"),
+        *("finetune", f"--model={tmp_path / 'm.keras'}", "--dataset=digits/downstream", *SHORT),
+        *("--json", "--image_size=8", f"--data_dir={digits_dir}", f"--workdir={tmp_path / 'run'}"),
         *("--tune=lora:2", "--layer_decay=0.75", "--set=lora_targets=query,value"),
     )
     assert code == 0
     recipe = json.loads(out)["recipe"]
     assert (recipe["tune"], recipe["layer_decay"]) == ("lora:2", 0.75)
     assert recipe["lora_targets"] == ["query", "value"]
-    # The digits' model has no class token, so that no adapter file of transformers' ViT holds it.
-    assert not (tmp_path / "run" / "adapter_config.json").exists()
+    adapter = json.loads((tmp_path / "run" / "adapter_config.json").read_text())
+    assert adapter["r"] == 2
+    assert [name.rpartition(".")[2] for name in adapter["target_modules"]] == ["query", "value"]
 
 
 def test_pretrain_says_where_everything_is(keras_vit_command, digits_dir, tmp_path):

@@ -17,8 +17,8 @@ from keras_vit.training.recipe import (
     POSITION_LOCATIONS,
     RESIZE_RULES,
     Recipe,
-    parse_overrides,
 )
+from keras_vit.training.recipe_overrides import parse_overrides
 from keras_vit.training.recipe_table import list_recipes
 
 NUM_CONFIGURATIONS = 1000

@@ -4,7 +4,8 @@ import pytest
 
 from keras_vit.models import VisionTransformerConfig
 from keras_vit.models.fields import names_of
-from keras_vit.training.recipe import ARCHITECTURE_FIELDS, Recipe, parse_overrides
+from keras_vit.training.recipe import ARCHITECTURE_FIELDS, Recipe
+from keras_vit.training.recipe_overrides import parse_overrides
 from keras_vit.training.recipe_table import RECIPES, get_recipe
 
 

@@ -13,7 +13,8 @@ from keras_vit.layers.lora import LowRank
 from keras_vit.training import run_folder
 from keras_vit.training.losses import SoftmaxCrossentropy
 from keras_vit.training.optimizers import SGD, AdamW, averaged_weights
-from keras_vit.training.recipe import Recipe, parse_overrides
+from keras_vit.training.recipe import Recipe
+from keras_vit.training.recipe_overrides import parse_overrides
 from keras_vit.training.run import finetune, pretrain
 from keras_vit.training.tuning import merge_lora, rate_factors, set_tune
 from keras_vit.zoo.adapters import load_adapter

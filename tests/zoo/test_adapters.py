@@ -12,7 +12,7 @@ from safetensors.numpy import load_file, save_file
 import keras_vit
 from keras_vit.errors import CheckpointError
 from keras_vit.training.tuning import merge_lora, set_tune
-from keras_vit.zoo.adapters import ARRAYS, CONFIG, load_adapter, save_adapter
+from keras_vit.zoo.adapters import ARRAYS, CONFIG, adapter_of, load_adapter, save_adapter
 from tests.tiny import make_model
 
 PEFT = pathlib.Path(__file__).parents[1] / "reference" / "peft"
@@ -95,7 +95,7 @@ DAMAGES = {
     "no_lora": ({"peft_type": "IA3"}, None, "`peft_type` 'IA3' is not LORA"),
     "its_biases": ({"bias": "all"}, None, "`bias` 'all'"),
     "another_rank": ({"r": 3}, None, "says rank 3"),
-    "no_rank": ({"r": "2"}, None, "`r` '2' is no rank"),
+    "no_rank": ({"r": "2"}, None, "`r` must be a number from 1"),
     "half": ({}, lambda arrays: arrays.pop(KEY + "B.weight"), "B.weight .* is missing"),
     "unknown": ({}, lambda arrays: arrays.update(x=np.ones(2, "f4")), r"\+ x .* no place"),
     "another_shape": (
@@ -136,5 +136,6 @@ def test_models_without_adapters_or_with_two_are_refused(tmp_path):
     set_tune(other, "lora:1")
     with pytest.raises(CheckpointError, match="huggingface cannot hold"):
         save_adapter(other, tmp_path)
+    assert adapter_of(other) is None  # a run of such a model has no adapter file
     with pytest.raises(TypeError, match="must be a model of keras_vit"):
         save_adapter(keras.Sequential([keras.Input((3,))]), tmp_path)

@@ -49,7 +49,7 @@ def get_checkpoint(name):
     Args:
         name: one of `list_checkpoints()`, or `augreg/` and any file name formed by AugReg's rule.
             Names that stand for a choice from AugReg's index (`augreg.is_choice`) are resolved by
-            `sources.locate`.
+            `resolve.locate`.
 
     Returns:
         `Checkpoint`; for an AugReg file outside the table only what its name tells.

@@ -13,7 +13,12 @@ import numpy as np
 
 from keras_vit import files as ground_files
 from keras_vit.checkpoints.containers import hdf5, npz, safetensors
-from keras_vit.checkpoints.containers.arrays import PYTORCH, PYTORCH_ENDINGS, first_bytes
+from keras_vit.checkpoints.containers.arrays import (
+    PYTORCH,
+    PYTORCH_ENDINGS,
+    first_bytes,
+    read_stored,
+)
 from keras_vit.errors import CheckpointError
 
 INDEX_ENDING = ".safetensors.index.json"
@@ -82,11 +87,11 @@ def open_container(path):
         CheckpointError: if any of the files cannot be read; lists all that is wrong with it.
     """
     if path.name.endswith(INDEX_ENDING):
-        headers, read_arrays = _sharded_headers(path), safetensors.read_arrays
+        headers, read_arrays = _sharded_headers(path), read_stored
     elif path.suffix == ".safetensors":
-        headers, read_arrays = safetensors.read_headers(path), safetensors.read_arrays
+        headers, read_arrays = safetensors.read_headers(path), read_stored
     elif path.suffix == ".h5":
-        headers, read_arrays = _h5_headers(path), hdf5.read_arrays
+        headers, read_arrays = _h5_headers(path), read_stored
     elif path.suffix in PYTORCH_ENDINGS and _is_pickle(path):
         raise CheckpointError(path, f"is {PYTORCH}")
     else:

@@ -16,7 +16,7 @@ import struct
 import ml_dtypes
 import numpy as np
 
-from keras_vit.checkpoints.containers.arrays import StoredArray, first_bytes, impostor, read_stored
+from keras_vit.checkpoints.containers.arrays import StoredArray, first_bytes, impostor
 from keras_vit.errors import CheckpointError
 from keras_vit.files import open_regular
 
@@ -131,22 +131,6 @@ def read_file(path, *, start=0, size=None, skip=()):
         if isinstance(error, CheckpointError):
             raise
         raise CheckpointError(path, f"the HDF5 file is damaged or cut off: {error}") from error
-
-
-def read_arrays(path, headers):
-    """Reads arrays as float32, as `readers.read_arrays` does.
-
-    Args:
-        path: for error messages.
-        headers: a dict: any key -> `StoredArray`.
-
-    Returns:
-        A dict with the same keys.
-
-    Raises:
-        CheckpointError: if the data is cut off, or a value is not finite; names every such array.
-    """
-    return read_stored(path, headers)
 
 
 class _Reader:

@@ -12,7 +12,7 @@ import struct
 import ml_dtypes
 import numpy as np
 
-from keras_vit.checkpoints.containers.arrays import StoredArray, first_bytes, impostor, read_stored
+from keras_vit.checkpoints.containers.arrays import StoredArray, first_bytes, impostor
 from keras_vit.errors import CheckpointError
 from keras_vit.files import open_regular
 from keras_vit.untrusted import is_text, quoted
@@ -139,22 +139,6 @@ def _are_sizes(values):
     return isinstance(values, list) and all(
         isinstance(v, int) and not isinstance(v, bool) and 0 <= v < 1 << 62 for v in values
     )
-
-
-def read_arrays(path, headers):
-    """Reads arrays as float32, as `readers.read_arrays` does.
-
-    Args:
-        path: for error messages.
-        headers: a dict: any key -> `StoredArray`.
-
-    Returns:
-        A dict with the same keys.
-
-    Raises:
-        CheckpointError: if the data is cut off, or a value is not finite; names every such array.
-    """
-    return read_stored(path, headers)
 
 
 def write(file, arrays):

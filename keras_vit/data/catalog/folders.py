@@ -7,6 +7,7 @@ import pathlib
 import stat
 import unicodedata
 
+import numpy as np
 from absl import logging
 
 from keras_vit.data.images import decode
@@ -22,11 +23,12 @@ class FolderSplit:
 
     Args:
         paths: the files' paths.
-        labels: the class of each, counted from 0 in the order of the class names.
+        labels: the class of each, counted from 0 in the order of the class names; or float32
+            (n, C), 1 for the labels of an image that may have several, or values.
     """
 
     paths: tuple[str, ...]
-    labels: tuple[int, ...]
+    labels: tuple[int, ...] | np.ndarray
 
 
 def _skipped(name):

@@ -19,6 +19,7 @@ from keras_vit.data.sources import files, user
 from keras_vit.data.sources.files import FileSource
 from keras_vit.data.sources.protocol import Source, digest
 from keras_vit.data.sources.tfds import TfdsSource
+from keras_vit.data.tasks import CLASSIFICATION
 from keras_vit.progress import image_progress
 
 
@@ -47,8 +48,13 @@ class DatasetInfo:
 
     @property
     def num_classes(self):
-        """The number of classes."""
+        """The number of classes, or of values."""
         return len(self.class_names)
+
+    @property
+    def task(self):
+        """What the labels are, one of `keras_vit.data.tasks.TASKS`."""
+        return getattr(self.source, "task", CLASSIFICATION)
 
     @property
     def image_size(self):
@@ -130,8 +136,7 @@ def _unknown_name(name, known, data_dir):
 
 def _manual_files(builder):
     """What the user of a data set that cannot be downloaded has to do."""
-    instructions = builder.MANUAL_DOWNLOAD_INSTRUCTIONS
-    if not instructions:
+    if not (instructions := builder.MANUAL_DOWNLOAD_INSTRUCTIONS):
         return ""
     folder = os.path.join(builder._data_dir_root, "downloads", "manual")
     return f" TFDS cannot download it: its files belong into {folder}. " + " ".join(
@@ -224,8 +229,7 @@ def prepared_builder(name, data_dir, download, asked_for=None):
     """The TFDS builder of a name, its files checked; errors are those of `resolve`."""
     import tensorflow_datasets as tfds
 
-    base = _base(name)
-    known = _known_builders(base)
+    known = _known_builders(base := _base(name))
     data_dir = os.path.expanduser(data_dir or tfds.core.constants.DATA_DIR)
     if base not in known and not pathlib.Path(data_dir, base).is_dir():
         raise _unknown_name(name, known, data_dir)
@@ -290,7 +294,14 @@ def _resolve_tfds(name, data_dir, download):
 
 
 def resolve(
-    dataset, data_dir=None, *, download=False, refuse=None, class_names=None, max_pixels=None
+    dataset,
+    data_dir=None,
+    *,
+    download=False,
+    refuse=None,
+    class_names=None,
+    max_pixels=None,
+    task=None,
 ):
     """Finds a data set by its name, its folder or its list, or takes the user's own data.
 
@@ -318,6 +329,8 @@ def resolve(
             None takes those that occur.
         max_pixels: the largest height x width of an image that is decoded, see `DatasetInfo`; None
             takes 2^28.
+        task: what the labels must be, one of `keras_vit.data.tasks.TASKS`, as which data of one's
+            own are read; None takes what a list tells, and else one class an image.
 
     Returns:
         A `DatasetInfo`.
@@ -328,8 +341,8 @@ def resolve(
             cut or copies (see `shards.check_files`), or a folder in another layout.
         FileNotFoundError: for a path or a file of a data set that does not exist.
     """
-    where = {"data_dir": data_dir, "download": download}
-    info = _resolve(dataset, **where, refuse=refuse, class_names=class_names)
+    info = _resolve(dataset, data_dir, download, refuse, class_names, task)
+    user.check_task(info, task)
     if max_pixels is None:
         return info
     if type(max_pixels) is not int or not 0 < max_pixels <= MAX_JPEG_PIXELS:
@@ -339,11 +352,11 @@ def resolve(
     return dataclasses.replace(info, max_pixels=max_pixels)
 
 
-def _resolve(dataset, data_dir, download, refuse, class_names):
+def _resolve(dataset, data_dir, download, refuse, class_names, task):
     if isinstance(dataset, DatasetInfo):
         return dataset
     if user.is_user_data(dataset):
-        return _info(*user.read_user_data(dataset, class_names))
+        return _info(*user.read_user_data(dataset, class_names, task))
     if not isinstance(dataset, str | os.PathLike):
         raise TypeError(
             "`dataset` must be a name, a path, a DatasetInfo or data of your own. "
@@ -364,13 +377,14 @@ def _resolve(dataset, data_dir, download, refuse, class_names):
     if is_path and not path.is_dir():
         raise FileNotFoundError(f"A data set's path must be a folder. Received: {dataset}")
     if not is_path and path.is_dir():
-        base = _base(dataset)
-        is_path = not names.find_dataset(dataset) and base not in _known_builders(base)
+        is_path = not names.find_dataset(dataset)
+        is_path = is_path and _base(dataset) not in _known_builders(_base(dataset))
     if not is_path:
         return _resolve_tfds(dataset, data_dir, download)
+    given = {"refuse": refuse} if refuse else {}
     if folders.is_unsplit(path):
-        return _resolve_unsplit(dataset, path, **({"refuse": refuse} if refuse else {}))
-    class_names, splits = folders.read_folder(path, **({"refuse": refuse} if refuse else {}))
+        return _resolve_unsplit(dataset, path, **given)
+    class_names, splits = folders.read_folder(path, **given)
     return _info(dataset, class_names, FileSource(splits=splits))
 
 

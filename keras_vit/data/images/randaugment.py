@@ -284,7 +284,7 @@ def mix_batch(images, labels, seed, num_classes, *, mixup=0.0, cutmix=0.0, partn
 
     Args:
         images: float (B, H, W, 3), the size known statically.
-        labels: int (B,).
+        labels: int (B,), or float32 (B, C), each class's share or presence.
         seed: int (2,), the only source of randomness.
         num_classes: C.
         mixup: p of MixUp; 0 is none.
@@ -303,6 +303,6 @@ def mix_batch(images, labels, seed, num_classes, *, mixup=0.0, cutmix=0.0, partn
         )
     else:
         mixed, share = with_mixup() if mixup else with_cutmix()
-    targets = tf.one_hot(labels, num_classes)
+    targets = labels if labels.dtype.is_floating else tf.one_hot(labels, num_classes)
     targets = share * targets + (1.0 - share) * _partner(targets, partner)
     return tf.ensure_shape(mixed, images.shape), targets

@@ -5,7 +5,9 @@ import dataclasses
 import numpy as np
 import tensorflow as tf
 
+from keras_vit.data.sources import list_targets
 from keras_vit.data.sources.protocol import digest, keep
+from keras_vit.data.tasks import CLASSIFICATION, REGRESSION
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -105,16 +107,17 @@ def _as_labels(labels, num_images, split):
     return labels.astype(np.int64) if is_whole else labels.astype(str)
 
 
-def read_arrays(parts, split):
+def read_arrays(parts, split, task=CLASSIFICATION):
     """Checks (images, labels) or (images, labels, weights), and returns `Arrays`.
 
-    Labels that are names stay names.
+    Labels that are names stay names; those of `REGRESSION` are values, (n,) or (n, K).
 
     Raises:
         ValueError: for other shapes or types.
     """
     images = _as_images(parts[0], split)
-    labels = _as_labels(parts[1], len(images), split)
+    read = list_targets.as_values if task == REGRESSION else _as_labels
+    labels = read(parts[1], len(images), split)
     weights = None
     if len(parts) == 3 and parts[2] is not None:
         weights = np.asarray(parts[2], np.float32)

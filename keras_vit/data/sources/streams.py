@@ -1,6 +1,7 @@
 """A split that is a `tf.data.Dataset` or a `keras.utils.PyDataset`."""
 
 import dataclasses
+import functools
 from typing import Any
 
 import keras
@@ -9,6 +10,7 @@ import tensorflow as tf
 from absl import logging
 
 from keras_vit.data.sources.protocol import digest, keep
+from keras_vit.data.tasks import CLASSIFICATION, REGRESSION
 
 _NUM_COMPARED = 4  # examples that are read twice, to see whether their order is the same
 
@@ -117,10 +119,12 @@ def _single_examples(dataset, split):
     return dataset
 
 
-def _normalized(image, label, *weight):
+def _normalized(image, label, *weight, task=CLASSIFICATION):
     if image.dtype.is_floating:
         image = tf.cast(image, tf.float32)
-    if label.shape.rank == 1 and label.shape[0] == 1:
+    if task == REGRESSION:
+        label = tf.reshape(tf.cast(label, tf.float32), [label.shape.num_elements() or 1])
+    elif label.shape.rank == 1 and label.shape[0] == 1:
         label = label[0]
     if label.shape.rank not in (0, 1):
         raise ValueError(
@@ -135,13 +139,14 @@ def _start(dataset):
     return digest(*(np.asarray(part).tobytes() for example in examples for part in example))
 
 
-def read_stream(dataset, split, needs_labels):
+def read_stream(dataset, split, needs_labels, task=CLASSIFICATION):
     """Returns the `Stream` of a `tf.data.Dataset` or a `keras.utils.PyDataset`.
 
     Args:
         dataset: Gives (image, label) or (image, label, weight), in batches or not.
         split: Name of the split, for errors.
         needs_labels: Whether to read all of it now, for its labels; its size is counted then too.
+        task: What the labels are.
 
     Raises:
         ValueError: for elements that are none of these, or data without an end.
@@ -153,7 +158,8 @@ def read_stream(dataset, split, needs_labels):
             "A `tf.data.Dataset` must have an end: epochs are counted here. Received: an infinite "
             f"one for {split!r}; leave `.repeat()` out, or add `.take(n)`"
         )
-    dataset = _single_examples(dataset, split).map(_normalized)
+    normalized = functools.partial(_normalized, task=task)
+    dataset = _single_examples(dataset, split).map(normalized)
     size, labels = int(dataset.cardinality()), None
     if size < 0 or needs_labels:
         logging.info("reading %r once, for the number of its examples and their labels", split)

@@ -7,16 +7,22 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from keras_vit.data.sources import list_targets
 from keras_vit.data.sources.arrays import Arrays, read_arrays
 from keras_vit.data.sources.protocol import Source
 from keras_vit.data.sources.streams import Stream, read_stream
+from keras_vit.data.tasks import CLASSIFICATION, MULTILABEL, REGRESSION
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class UserSource(Source):
-    """Data of the user's: `splits` maps a split's name to its `Arrays` or `Stream`."""
+    """Data of the user's: `splits` maps a split's name to its `Arrays` or `Stream`.
+
+    The labels are those of `task`, see `keras_vit.data.tasks`.
+    """
 
     splits: Mapping[str, Arrays | Stream]
+    task: str = CLASSIFICATION
 
     def num_examples(self, split):
         """Returns the number of examples."""
@@ -88,7 +94,7 @@ def _num_classes(splits):
     return num_classes
 
 
-def read_user_data(dataset, class_names=None):
+def read_user_data(dataset, class_names=None, task=None):
     """Reads arrays, a `tf.data.Dataset` or a `PyDataset` of the user's, for one split or several.
 
     A stream is read once here where the number of its examples or of the classes is not known
@@ -98,6 +104,7 @@ def read_user_data(dataset, class_names=None):
         dataset: (images, labels) or (images, labels, weights), a `tf.data.Dataset` or a
             `keras.utils.PyDataset`, which is for training, or a dict from a split's name to one.
         class_names: The classes in the order of their labels; None counts them.
+        task: What the labels are, one of `keras_vit.data.tasks.TASKS`; None is one class an image.
 
     Returns:
         `(name, class_names, source)`.
@@ -108,22 +115,29 @@ def read_user_data(dataset, class_names=None):
     given = dict(dataset) if isinstance(dataset, Mapping) else {"train": dataset}
     if not given:
         raise ValueError("A data set must have a split. Received: an empty dict")
-    splits = {}
+    splits, task = {}, task or CLASSIFICATION
     for split, data in given.items():
         if isinstance(data, (tuple, list)) and len(data) in (2, 3):
-            splits[split] = read_arrays(data, split)
+            splits[split] = read_arrays(data, split, task)
         elif isinstance(data, (tf.data.Dataset, keras.utils.PyDataset)):
-            splits[split] = read_stream(data, split, needs_labels=class_names is None)
+            needs_labels = class_names is None or task == MULTILABEL
+            splits[split] = read_stream(data, split, needs_labels, task)
         else:
             raise TypeError(
                 "A split must be (images, labels), a `tf.data.Dataset` or a `PyDataset`. Received: "
                 f"{type(data).__name__} for {split!r}"
             )
     splits, class_names = _with_numbers(splits, class_names)
+    if task == MULTILABEL:
+        for split, data in splits.items():
+            list_targets.check_multi_hot(data.labels, repr(split))
     if class_names is None:
-        class_names = [str(k) for k in range(_num_classes(splits))]
+        number = _num_classes(splits)
+        class_names = [str(k) for k in range(number)]
+        if task == REGRESSION:
+            class_names = ["value"] if number == 1 else [f"value_{k}" for k in range(number)]
     names = dict.fromkeys(map(_name, given.values()))
-    return "+".join(names), tuple(class_names), UserSource(splits=splits)
+    return "+".join(names), tuple(class_names), UserSource(splits=splits, task=task)
 
 
 def _with_numbers(splits, class_names):
@@ -145,3 +159,25 @@ def _with_numbers(splits, class_names):
         labels = np.array([numbers[name] for name in data.labels.tolist()], np.int64)
         splits[split] = dataclasses.replace(data, labels=labels)
     return splits, class_names
+
+
+_TASKS_IN_WORDS = {
+    CLASSIFICATION: "one class an image",
+    MULTILABEL: "several labels an image",
+    REGRESSION: "values of the images",
+}
+
+
+def check_task(info, task):
+    """Raises ValueError unless a data set's labels are those of a task; None takes any."""
+    if task is None or info.task == task:
+        return
+    remedy = {
+        CLASSIFICATION: f"set objective={info.task!r}",
+        MULTILABEL: "give a list with a column `labels`, or multi-hot arrays",
+        REGRESSION: "give a list with a column `value`, or arrays of values",
+    }[task]
+    raise ValueError(
+        f"the data must have {_TASKS_IN_WORDS[task]} (the task {task!r}). Received: {info.name!r} "
+        f"with {_TASKS_IN_WORDS[info.task]}; {remedy}, or resolve with `task=`"
+    )

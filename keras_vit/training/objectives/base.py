@@ -14,8 +14,14 @@ class Objective(Protocol):
     place.  An objective may have a method `evaluators(info, split, batch_size)` too: what is
     measured with each report where there is a validation split, a list of
     `keras_vit.evaluators.base.Evaluator`.  Then accuracy on the test split is measured at the end.
-    With an attribute `uses_labels = False` it is given a model without a head, and the images need
-    no classes.
+    It may have `prepare(info, split)` and `conclude(model, info, split, batch_size)`: the first is
+    called with the split to train on, before `build`; the second once the training is over, with
+    what `finish` has returned and the validation split or None, before the model is measured on
+    the test split and written.  An attribute `task`, one of `keras_vit.data.tasks.TASKS`, says
+    what the labels must be.  An attribute `tuned` is the model of which a recipe may freeze a part,
+    where that is not what `build` returns.  With an attribute `uses_labels = False` it is given a
+    model without a head, and the images need no classes.  An attribute `class_weights` says that
+    its loss weighs the classes: images then have no weights by their class.
 
     Data that are no images with classes are found by a function `resolve(dataset, data_dir=,
     download=, max_pixels=)` and read by `training_dataset`, as

@@ -4,6 +4,7 @@ import dataclasses
 
 import keras
 
+from keras_vit.data.tasks import CLASSIFICATION
 from keras_vit.evaluators.classification import Classification
 from keras_vit.training.losses import LOSSES
 
@@ -19,9 +20,11 @@ class Supervised:
 
     name: str = "softmax"
     label_smoothing: float = 0.0
+    task = CLASSIFICATION
     keeps_targets = True  # so that nothing is mapped over the batches
 
     def build(self, model, info):
+        model.task = None  # of a model that was calibrated, or for another task
         return model
 
     def targets(self, image, label, seed):

@@ -24,10 +24,13 @@ from keras_vit.version import __version__
 MAX_FAILED_WRITES = 3
 # What Keras's own callbacks know of the past.
 _REMEMBERED = {
+    "Best": ("best", "best_epoch", "wait"),  # and its weights, `kept`
     "EarlyStopping": ("best", "best_epoch", "wait"),
     "ModelCheckpoint": ("best",),
     "ReduceLROnPlateau": ("best", "wait", "cooldown_counter"),
 }
+# Group of a state: the arrays that callbacks keep.
+_KEPT = "kept"
 # Ends an epoch that began in its middle; whoever wants to stop altogether replaces it by True.
 _END_OF_EPOCH = "end of epoch"
 
@@ -167,11 +170,22 @@ class ExactResume(keras.callbacks.Callback):
         strategy = getattr(model, "_distribute_strategy", None)
         with contextlib.nullcontext() if strategy is None else strategy.scope():
             model._symbolic_build(data_batch=batch)
+        arrays = self._give_kept(self._loaded.arrays)
         with self._workers.together():
-            arrays = adapted(self._loaded.arrays, model, self._workers)
+            arrays = adapted(arrays, model, self._workers)
             restore(model, arrays)
         self._loaded = dataclasses.replace(self._loaded, arrays=arrays)
         self._is_restored = True
+
+    def _give_kept(self, arrays):
+        """Gives callbacks the arrays that they keep; returns the others."""
+        for number, callback in enumerate(self._callbacks):
+            if hasattr(callback, "kept"):
+                start = f"{_KEPT}/{number}/"
+                kept = [key for key in arrays if key.startswith(start)]
+                callback.kept = {key.removeprefix(start): arrays[key] for key in kept}
+        self._remind_callbacks()
+        return {key: array for key, array in arrays.items() if not key.startswith(f"{_KEPT}/")}
 
     def check_signals(self):
         """Lets several workers follow a signal to one of them, as after a step.
@@ -286,6 +300,9 @@ class ExactResume(keras.callbacks.Callback):
         arrays = capture_all(self.model, self._workers)
         if copy:
             arrays = {key: array.copy() for key, array in arrays.items()}
+        for number, callback in enumerate(self._callbacks):
+            for key, array in getattr(callback, "kept", {}).items():
+                arrays[f"{_KEPT}/{number}/{key}"] = array
         facts = {
             "epoch": self.epoch,
             "history": [

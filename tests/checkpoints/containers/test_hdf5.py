@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 
 from keras_vit.checkpoints.containers import hdf5
+from keras_vit.checkpoints.containers.arrays import read_stored
 from keras_vit.errors import CheckpointError
 
 NUM_MUTANTS = 600
 
 
 def read(path):
-    return hdf5.read_arrays(path, hdf5.read_headers(path))
+    return read_stored(path, hdf5.read_headers(path))
 
 
 @pytest.fixture
@@ -73,7 +74,7 @@ def test_integers_have_headers_and_are_refused_as_weights(path, arrays):
     headers = hdf5.read_headers(path)
     assert headers["steps"].shape == (3,)
     with pytest.raises(CheckpointError, match="'steps' has dtype '<i8'; only floating-point"):
-        hdf5.read_arrays(path, headers)
+        read_stored(path, headers)
 
 
 def soft_link(file, values):
@@ -230,7 +231,7 @@ def test_what_is_written_is_read_and_keras_reads_the_same(dtype, tmp_path):
         with open(path, "w+b") as file:
             hdf5.write(file, arrays)
     assert paths[0].read_bytes() == paths[1].read_bytes()
-    found = hdf5.read_arrays(paths[0], hdf5.read_headers(paths[0]))
+    found = read_stored(paths[0], hdf5.read_headers(paths[0]))
     assert set(found) == set(arrays)
     store = H5IOStore(str(paths[0]))
     for key, array in arrays.items():

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
+from keras_vit.checkpoints.containers.arrays import read_stored
 from keras_vit.checkpoints.containers.files import write_safetensors
-from keras_vit.checkpoints.containers.safetensors import MAX_HEADER_BYTES, read_arrays, read_headers
+from keras_vit.checkpoints.containers.safetensors import MAX_HEADER_BYTES, read_headers
 from keras_vit.errors import CheckpointError
 
 NUM_BYTE_MUTANTS = 400
@@ -17,7 +18,7 @@ NUM_HEADER_MUTANTS = 300
 
 
 def read(path):
-    return read_arrays(path, read_headers(path))
+    return read_stored(path, read_headers(path))
 
 
 def file_of(header, data=b""):

@@ -10,6 +10,7 @@ import pytest
 
 import keras_vit
 from keras_vit.checkpoints.containers import safetensors
+from keras_vit.checkpoints.containers.arrays import read_stored
 from keras_vit.checkpoints.containers.files import write_safetensors
 from keras_vit.errors import CheckpointError
 from keras_vit.zoo import opening
@@ -32,7 +33,7 @@ FOLDERS = {
 
 
 def stored(path):
-    return safetensors.read_arrays(path, safetensors.read_headers(path))
+    return read_stored(path, safetensors.read_headers(path))
 
 
 def written(name, folder, rename=None, **config):

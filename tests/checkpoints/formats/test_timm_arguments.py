@@ -12,6 +12,7 @@ from absl import logging
 
 import keras_vit
 from keras_vit.checkpoints.containers import safetensors
+from keras_vit.checkpoints.containers.arrays import read_stored
 from keras_vit.checkpoints.formats import timm_arguments
 from keras_vit.errors import CheckpointError
 
@@ -22,7 +23,7 @@ PARITY = 1e-5
 
 
 def stored(path):
-    return safetensors.read_arrays(path, safetensors.read_headers(path))
+    return read_stored(path, safetensors.read_headers(path))
 
 
 def changed(name, folder, **facts):

@@ -11,6 +11,7 @@ import pytest
 
 import keras_vit
 from keras_vit.checkpoints.containers import safetensors
+from keras_vit.checkpoints.containers.arrays import read_stored
 from keras_vit.checkpoints.containers.files import write_safetensors
 from keras_vit.errors import CheckpointError
 
@@ -31,7 +32,7 @@ TIMM_NUMBERS = {
 
 
 def stored(path):
-    return safetensors.read_arrays(path, safetensors.read_headers(path))
+    return read_stored(path, safetensors.read_headers(path))
 
 
 def assert_same_arrays(path, expected):
