@@ -14,7 +14,8 @@ from absl import logging
 
 from keras_vit.data.batches import NUM_THREADS, make_options
 from keras_vit.data.catalog import folders
-from keras_vit.data.catalog.resolve import DatasetInfo, prepared_builder
+from keras_vit.data.catalog.builders import prepared_builder
+from keras_vit.data.catalog.resolve import DatasetInfo
 from keras_vit.data.images.windows import IGNORE
 from keras_vit.data.sources.masks import MaskFormat, MaskSource, MaskSplit, decode_mask
 from keras_vit.data.splits import TEST, TRAIN, VALIDATION
