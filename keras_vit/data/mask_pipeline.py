@@ -57,6 +57,7 @@ def training_dataset(
     seed,
     augmentation="none",
     shots=None,
+    sampling=None,
     num_replicas=1,
     start_step=0,
     shard=(0, 1),
@@ -70,21 +71,21 @@ def training_dataset(
         split, preprocessing, batch_size, seed, num_replicas, start_step, shard: As in
             `keras_vit.data.pipeline.training_dataset`.
         augmentation: "none": images and masks are changed together, by the next two.
-        shots: None.
+        shots, sampling: None.
         scales, mirror: As in `keras_vit.data.images.joint.training_pair`.
 
     Returns:
         An infinite `tf.data.Dataset` of (float32 (B, h, w, C), uint8 (B, h, w)).
 
     Raises:
-        ValueError: For an augmentation of single images, shots, or numbers out of range.
+        ValueError: For an augmentation of single images, shots, sampling, or numbers out of range.
         tf.errors.InvalidArgumentError: For an image or a mask that cannot be read, while it is.
     """
-    if augmentation != "none" or shots is not None:
+    if augmentation != "none" or shots is not None or sampling is not None:
         raise ValueError(
             "a segmentation changes images and masks together: it has `scale_range` and `mirror` "
-            f"in the place of `augmentation`, and no `shots`. Received: augmentation="
-            f"{augmentation!r}, shots={shots}"
+            "in the place of `augmentation`, and no `shots` or `sampling`. Received: augmentation="
+            f"{augmentation!r}, shots={shots}, sampling={sampling!r}"
         )
     check_batches(batch_size, seed, num_replicas, start_step, shard)
     source, read_mask = _load(info, split, preprocessing.orientation)

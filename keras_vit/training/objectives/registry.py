@@ -17,9 +17,9 @@ BY_NAME = {
     "multilabel": multilabel.from_recipe,
     "regression": regression.from_recipe,
     "distillation": distillation.from_recipe,
+    "segmentation": segmentation.from_recipe,
     "masked_patches": masked_patches.from_recipe,
     "mae": mae.from_recipe,
-    "segmentation": segmentation.from_recipe,
 }
 
 

@@ -13,6 +13,7 @@ from keras_vit.cli import main
 from keras_vit.distribution.strategy import mirrored_strategy
 from keras_vit.evaluators.segmentation import evaluate_masks
 from keras_vit.training.objectives.segmentation import PixelAccuracy, PixelCrossentropy
+from keras_vit.training.recipe import Recipe
 from tests import tiny
 from tests.data import mask_folder
 from tests.train_step import replica_cases
@@ -194,13 +195,18 @@ def test_the_loss_leaves_out_ignored_pixels_and_weighs_classes():
     assert float(accuracy.result()) == pytest.approx(right, rel=1e-6)
 
 
-def test_fields_of_a_segmentation_are_refused_elsewhere():
-    from keras_vit.training.recipe import Recipe
-
-    with pytest.raises(ValueError, match="`class_weights` is of the objectives segmentation"):
-        Recipe(steps=1, class_weights=(1.0,))
-    with pytest.raises(ValueError, match="`scale_range` must be two that rise"):
-        Recipe(steps=1, objective="segmentation", scale_range=(2.0, 1.0))
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"objective": "supervised", "mirror": True}, "`mirror` is of the objectives segmentation"),
+        ({"scale_range": (2.0, 1.0)}, "`scale_range` must be two that rise"),
+        ({"class_weights": "balanced"}, "must be a number for each class"),
+        ({"sampling": "balanced"}, "`sampling` is of one class an image"),
+    ],
+)
+def test_fields_that_have_no_meaning_are_refused(fields, message):
+    with pytest.raises(ValueError, match=message):
+        Recipe(**{"steps": 1, "objective": "segmentation", **fields})
 
 
 def test_weights_for_other_classes_are_refused(source, folder, tmp_path):
