@@ -3,22 +3,27 @@
 import dataclasses
 import json
 import pathlib
+import types
 
 from absl import flags
 
 from keras_vit.cli import output, training_flags
 from keras_vit.cli.errors import CommandError, UsageError
+from keras_vit.data.splits import TRAIN
 from keras_vit.data.tasks import CLASSIFICATION
 
 SUMMARY = "write a model for TensorFlow Serving, as a SavedModel that takes image bytes, or others"
 USAGE = "keras-vit export --model=SOURCE [FLAGS] PATH"
 
-# What each format writes, and the flags that only one of them has.
 FORMATS = ("saved_model", "onnx", "litert")
+# The flags of saved_model, and which of them the other formats have.
 SAVED_MODEL_FLAGS = (
     *("top_k", "activation", "on_bad_image", "max_batch_size", "max_pixels", "attention", "jit"),
     *("dtype", "warm_up", "batching", "dataset", "split"),
 )
+OTHERS_FLAGS = {"litert": ("dtype",), "onnx": ("dataset", "split")}
+# Of the training split, for the scales of an int8 ONNX file: batches, and images in one.
+CALIBRATION = (8, 32)
 
 
 def define_flags(flag_values):
@@ -94,7 +99,8 @@ def define_flags(flag_values):
         "quantization",
         None,
         ["int8"],
-        "store the kernels with 8 bits (saved_model and litert)",
+        "store the kernels with 8 bits; onnx computes with them too, its scales fixed by 256 "
+        "images of the training split of --dataset, where one is given",
         flag_values=flag_values,
     )
     flags.DEFINE_boolean(
@@ -181,12 +187,9 @@ def _export_segmentation(flag_values, directory, class_names):
 
 
 def _check_flags(flag_values):
-    own = {"litert": ("dtype",)}.get(flag_values.format, ())
     for name in SAVED_MODEL_FLAGS:
-        if flag_values[name].present and name not in own:
+        if flag_values[name].present and name not in OTHERS_FLAGS[flag_values.format]:
             raise UsageError(f"--{name} is of --format=saved_model, not of {flag_values.format}")
-    if flag_values.format == "onnx" and flag_values.quantization:
-        raise UsageError("--quantization is of --format=saved_model and litert, not of onnx")
 
 
 def _export_saved_model(flag_values, directory, class_names):
@@ -194,25 +197,11 @@ def _export_saved_model(flag_values, directory, class_names):
 
     fields = [field.name for field in dataclasses.fields(ServingOptions)]
     options = ServingOptions(**{name: flag_values[name].value for name in fields})
-    if flag_values.dataset is not None:
-        from keras_vit.data import pipeline
-
-        info = pipeline.resolve(
-            flag_values.dataset, flag_values.data_dir, download=flag_values.download
-        )
-        info.num_examples(flag_values.split)  # an unknown split is found before the model is read
-
-    import keras_vit
-    from keras_vit.models.task import task_of
+    info = _data(flag_values)
     from keras_vit.serving.export import MODEL_JSON, export_with_report
     from keras_vit.serving.versions import folder_bytes
 
-    model = training_flags.turn(keras_vit.from_pretrained(flag_values.model), flag_values)
-    if flag_values.dataset is not None and task_of(model).kind != CLASSIFICATION:
-        raise UsageError(
-            "--dataset compares the accuracy of a model of one class an image. Received: a model "
-            f"of the task {task_of(model).kind!r}; leave it out"
-        )
+    model = _model(flag_values)
     version, report = export_with_report(
         model,
         directory,
@@ -235,8 +224,10 @@ def _export_saved_model(flag_values, directory, class_names):
             for size, seconds in report.seconds.items()
         ),
     ]
-    if flag_values.dataset is not None:
-        rows += _accuracy_rows(model, version, info, flag_values.split)
+    if info is not None:
+        from keras_vit.inference.predict import SavedModelClassifier
+
+        rows += _accuracy_rows(model, SavedModelClassifier(version), info, flag_values.split)
     rows.append(("serve with", f"tensorflow_model_server --model_base_path={directory.absolute()}"))
     output.print_summary(
         f"exported {model.name}, {description['num_classes']} classes; a process with TensorFlow "
@@ -245,13 +236,39 @@ def _export_saved_model(flag_values, directory, class_names):
     )
 
 
-def _accuracy_rows(model, version, info, split):
+def _data(flag_values):
+    """The data set of the flags, or None; an unknown split is found before the model is read."""
+    if flag_values.dataset is None:
+        return None
+    from keras_vit.data import pipeline
+
+    info = pipeline.resolve(
+        flag_values.dataset, flag_values.data_dir, download=flag_values.download
+    )
+    info.num_examples(flag_values.split)
+    return info
+
+
+def _model(flag_values):
+    import keras_vit
+    from keras_vit.models.task import task_of
+
+    model = training_flags.turn(keras_vit.from_pretrained(flag_values.model), flag_values)
+    if flag_values.dataset is not None and task_of(model).kind != CLASSIFICATION:
+        raise UsageError(
+            "--dataset compares the accuracy of a model of one class an image. Received: a model "
+            f"of the task {task_of(model).kind!r}; leave it out"
+        )
+    return model
+
+
+def _accuracy_rows(model, exported, info, split):
+    """The accuracy of a model and of what was exported, which has `predict_on_batch`, too."""
     from keras_vit.evaluators import classification
-    from keras_vit.inference.predict import SavedModelClassifier
 
     batches = classification.evaluation_batches(model, info, split, 64)
     before = classification.evaluate_batches(model, batches)
-    after = classification.evaluate_batches(SavedModelClassifier(version), batches)
+    after = classification.evaluate_batches(exported, batches)
     change = after["accuracy"] - before["accuracy"]
     return [
         (
@@ -263,28 +280,47 @@ def _accuracy_rows(model, version, info, split):
 
 
 def _export_file(flag_values, path, class_names):
-    import keras_vit
     from keras_vit.serving import onnx_litert
 
-    export = {"onnx": onnx_litert.export_onnx, "litert": onnx_litert.export_litert}[
-        flag_values.format
-    ]
-    storage = {}
+    info, model = _data(flag_values), _model(flag_values)
     if flag_values.format == "litert":
-        storage["storage"] = flag_values.quantization or flag_values.dtype or "float32"
-    model = training_flags.turn(keras_vit.from_pretrained(flag_values.model), flag_values)
-    report = export(model, path, class_names=class_names, **storage)
+        storage = flag_values.quantization or flag_values.dtype or "float32"
+        report = onnx_litert.export_litert(model, path, storage=storage, class_names=class_names)
+    else:
+        report = onnx_litert.export_onnx(
+            *(model, path),
+            quantization=flag_values.quantization,
+            calibration=flag_values.quantization and _calibration(model, info),
+            class_names=class_names,
+        )
+    rows = [
+        ("file", path),
+        ("size", f"{path.stat().st_size / 1e6:.1f} MB"),
+        ("description", f"{path}.json"),
+        ("format", report.format),
+        ("difference", f"{report.difference:.1e} of the largest logit, at most"),
+    ]
+    if info is not None:
+        run = onnx_litert.onnx_runner(path)
+        exported = types.SimpleNamespace(predict_on_batch=lambda tensors: run(tensors)["logits"])
+        rows += _accuracy_rows(model, exported, info, flag_values.split)
     output.print_summary(
         f"exported {model.name} to {flag_values.format}; its runtime gave the numbers of the "
         "original",
-        [
-            ("file", path),
-            ("size", f"{path.stat().st_size / 1e6:.1f} MB"),
-            ("description", f"{path}.json"),
-            ("format", report.format),
-            ("difference", f"{report.difference:.1e} of the largest logit, at most"),
-        ],
+        rows,
     )
+
+
+def _calibration(model, info):
+    """Batches of the training split, or None without a data set."""
+    if info is None:
+        return None
+    from keras_vit.data import pipeline
+
+    number, size = CALIBRATION
+    split = TRAIN if TRAIN in info.split_sizes else next(iter(info.split_sizes))
+    data = pipeline.training_dataset(info, split, model.preprocessing, batch_size=size, seed=0)
+    return [images.numpy() for images, *_ in data.take(number)]
 
 
 def _read_metrics(source):

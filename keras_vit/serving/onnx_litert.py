@@ -18,6 +18,7 @@ from keras_vit.errors import ExportError
 from keras_vit.layers.attention import whole_products
 from keras_vit.models.classifier import preprocessing_of
 from keras_vit.models.pixel_model import network_of
+from keras_vit.serving import onnx_int8
 from keras_vit.serving.checks import TOLERANCES, reference_outputs
 from keras_vit.serving.export import checked_class_names, checked_num_classes, describe
 from keras_vit.serving.forward import tensorflow_forward
@@ -45,7 +46,7 @@ class RuntimeReport:
     difference: float
 
 
-def export_onnx(model, path, *, class_names=None):
+def export_onnx(model, path, *, quantization=None, calibration=None, class_names=None):
     """Writes a model as an ONNX file from `tensors` (B, h, w, 3) to `logits` and `features`.
 
     The batch is free.  `path.json` says what `assets/model.json` of a SavedModel says; the file
@@ -54,6 +55,10 @@ def export_onnx(model, path, *, class_names=None):
     Args:
         model: as in `keras_vit.serving.export.export`.
         path: of the file; it is written under another name and renamed when it was seen to work.
+        quantization: `"int8"` has kernels of 8 bits, and products of 8-bit integers; None float32.
+        calibration: batches of preprocessed images, float32 (B, h, w, 3), for int8: the scales of
+            what the kernels are multiplied with are fixed by them.  Without, each is taken from its
+            own values when the model runs.
         class_names: C names; None takes the model's own.
 
     Returns:
@@ -61,11 +66,19 @@ def export_onnx(model, path, *, class_names=None):
 
     Raises:
         ImportError: if tf2onnx, onnx or onnxruntime is not installed.
-        ValueError: for a model that cannot be exported, above 2 GiB, or a backend other than
-            TensorFlow.
+        ValueError: for a model that cannot be exported, above 2 GiB, an unknown quantization, a
+            calibration without one or without images, or a backend other than TensorFlow.
         ExportError: if onnxruntime gives other logits than the model.
     """
-    onnx, onnxruntime, tf2onnx = _imported(_ONNX_PACKAGES, "onnx")
+    if quantization not in (None, "int8"):
+        raise ValueError(f"`quantization` must be 'int8' or None. Received: {quantization!r}")
+    if calibration is not None and quantization is None:
+        raise ValueError("`calibration` is of quantization='int8'. Received: images without")
+    if calibration is not None:
+        calibration = [np.asarray(batch, np.float32) for batch in calibration]
+        if not calibration:
+            raise ValueError("`calibration` must have images. Received: no batches")
+    onnx, _, tf2onnx = _imported(_ONNX_PACKAGES, "onnx")
     model = network_of(model)
     num_bytes = sum(4 * int(np.prod(variable.shape)) for variable in model.variables)
     if num_bytes > _MAX_ONNX_BYTES:
@@ -82,20 +95,34 @@ def export_onnx(model, path, *, class_names=None):
     )
     for value in (*proto.graph.input, *proto.graph.output):
         value.type.tensor_type.shape.dim[0].dim_param = "batch"
+    storage, samples = quantization or "float32", _noise(model)
+    if quantization is not None:
+        proto = onnx_int8.quantize(proto, calibration)
+        samples = samples if calibration is None else calibration
+        description = {**description, "storage": storage}
     onnx.helper.set_model_props(proto, {"keras_vit": json.dumps(description)})
     onnx.checker.check_model(proto)
     data = proto.SerializeToString()
+    difference = _check(model, onnx_runner(data), samples, TOLERANCES[storage])
+    _write(path, data, description)
+    scales = "" if quantization is None else f", int8, {'fixed' if calibration else 'own'} scales"
+    return RuntimeReport(f"ONNX, opset {ONNX_OPSET}{scales}", difference)
+
+
+def onnx_runner(model):
+    """A function from tensors, float32 (B, h, w, 3), to the outputs of an ONNX file by name.
+
+    Args:
+        model: path of the file, or its bytes.
+    """
+    import onnxruntime
+
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+    model = model if isinstance(model, bytes) else str(model)
+    session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     names = [output.name for output in session.get_outputs()]
-    difference = _check(
-        model,
-        lambda tensors: dict(zip(names, session.run(None, {"tensors": tensors}), strict=True)),
-        TOLERANCES["float32"],
-    )
-    _write(path, data, description)
-    return RuntimeReport(f"ONNX, opset {ONNX_OPSET}", difference)
+    return lambda tensors: dict(zip(names, session.run(None, {"tensors": tensors}), strict=True))
 
 
 def _erfc_as_erf(context, node, name, args):
@@ -148,7 +175,9 @@ def export_litert(model, path, *, storage="float32", class_names=None):
         data = converter.convert()
     interpreter = tf.lite.Interpreter(model_content=data)  # its runner works as long as it is kept
     runner = interpreter.get_signature_runner()
-    difference = _check(model, lambda tensors: runner(tensors=tensors), TOLERANCES[storage])
+    difference = _check(
+        model, lambda tensors: runner(tensors=tensors), _noise(model), TOLERANCES[storage]
+    )
     _write(path, data, {**description, "storage": storage})
     return RuntimeReport(f"LiteRT, {storage} weights", difference)
 
@@ -187,14 +216,16 @@ def _prepared(model, class_names, format):
     return function, variables, description
 
 
-def _check(model, run, tolerance):
+def _noise(model):
+    """Batches of two sizes, float32 (B, h, w, 3), the same at each call."""
+    rng, size = np.random.default_rng(0), preprocessing_of(model).image_size
+    return [rng.uniform(-1, 1, (n, *size, 3)).astype(np.float32) for n in _CHECKED_BATCH_SIZES]
+
+
+def _check(model, run, samples, tolerance):
     """Compares a runtime's outputs with the model's; returns the largest relative difference."""
-    rng = np.random.default_rng(0)
     largest = 0.0
-    for size in _CHECKED_BATCH_SIZES:
-        tensors = rng.uniform(-1, 1, (size, *preprocessing_of(model).image_size, 3)).astype(
-            np.float32
-        )
+    for tensors in samples:
         received = run(tensors)
         for name, expected in reference_outputs(model, tensors).items():
             scale = float(np.max(np.abs(expected)))

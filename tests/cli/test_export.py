@@ -68,6 +68,19 @@ def test_export_wrong_number_of_names_is_2(keras_vit_command, model_file, tmp_pa
     assert os.listdir(tmp_path) == ["names.txt"]
 
 
+def test_export_of_an_int8_onnx_file_says_what_it_costs_in_accuracy(
+    keras_vit_command, digits_model, digits_dir, tmp_path
+):
+    pytest.importorskip("tf2onnx")
+    code, out, err = keras_vit_command(
+        *("export", f"--model={digits_model}", "--format=onnx", "--quantization=int8"),
+        *("--dataset=digits/downstream", f"--data_dir={digits_dir}", tmp_path / "x.onnx"),
+    )
+    assert (code, err) == (0, "")
+    assert "int8, fixed scales" in out
+    assert re.search(r"accuracy +[01]\.\d+ -> [01]\.\d+ .* images of digits/downstream test", out)
+
+
 def test_export_prints_what_it_measured(keras_vit_command, digits_model, digits_dir, tmp_path):
     folder = tmp_path / "served"
     code, out, err = keras_vit_command(
@@ -122,7 +135,6 @@ def test_export_litert_writes_a_file_and_its_description(keras_vit_command, mode
     [
         (["--format=onnx", "--jit"], "--jit is of --format=saved_model, not of onnx"),
         (["--format=litert", "--top_k=3"], "--top_k is of --format=saved_model, not of litert"),
-        (["--format=onnx", "--quantization=int8"], "--quantization is of --format=saved_model"),
         (["--dtype=float16"], "`dtype` must be one of"),
         (["--batching"], "must go with on_bad_image='mark'"),
     ],

@@ -52,6 +52,43 @@ def test_export_onnx_gives_logits_of_predict(make_model, tmp_path, kind):
     assert description["class_names"] == list(model.class_names)
 
 
+@pytest.mark.parametrize("calibrated", [False, True])
+def test_export_onnx_int8_multiplies_integers(make_model, tmp_path, calibrated):
+    """The kernels have 8 bits, and a quarter of the bytes."""
+    onnx = pytest.importorskip("onnx")
+    pytest.importorskip("tf2onnx")
+    model = make_model("ViT-Ti/16", depth=1)
+    exports = {"float32": {}, "int8": {"quantization": "int8"}}
+    if calibrated:
+        exports["int8"]["calibration"] = [batch(size) for size in (3, 4)]
+    for name, keywords in exports.items():
+        report = export_onnx(model, tmp_path / name, **keywords)
+        logits = onnx_litert.onnx_runner(tmp_path / name)(batch(5))["logits"]
+        assert relative_difference(model, logits, batch(5)) <= TOLERANCES[name]
+    assert 1e-4 < report.difference <= TOLERANCES["int8"]
+    graph = onnx.load(tmp_path / "int8").graph
+    kinds = {array.name: array.data_type for array in graph.initializer}
+    products = {"QuantizeLinear"} if calibrated else {"MatMulInteger"}
+    assert products <= {node.op_type for node in graph.node}
+    assert sum(kind == onnx.TensorProto.INT8 for kind in kinds.values()) >= 8  # of a block, and 2
+    assert (tmp_path / "int8").stat().st_size < 0.35 * (tmp_path / "float32").stat().st_size
+    assert json.loads((tmp_path / "int8.json").read_text())["storage"] == "int8"
+
+
+@pytest.mark.parametrize(
+    ("keywords", "message"),
+    [
+        ({"quantization": "int4"}, "`quantization` must be 'int8' or None. Received: 'int4'"),
+        ({"calibration": []}, "`calibration` is of quantization='int8'"),
+        ({"quantization": "int8", "calibration": []}, "`calibration` must have images"),
+    ],
+)
+def test_export_onnx_refuses_what_it_does_not_know(model, tmp_path, keywords, message):
+    with pytest.raises(ValueError, match=message):
+        export_onnx(model, tmp_path / "model.onnx", **keywords)
+    assert os.listdir(tmp_path) == []
+
+
 def test_export_litert_of_many_tokens_computes_attention_at_once(make_model, tmp_path, monkeypatch):
     monkeypatch.setattr(attention, "BLOCKWISE_TOKENS", 4)
     report = export_litert(make_model("ViT-Ti/8", depth=1), tmp_path / "model.tflite")
