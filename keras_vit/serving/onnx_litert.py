@@ -1,12 +1,15 @@
 """Keras models -> ONNX and LiteRT files for other runtimes, run there before they are written.
 
-Both take preprocessed images: decoding and resizing are the caller's, as the JSON file beside them
-describes.  Shapes: B batch, h w pixels of the model's input, C classes, D features.
+Both take preprocessed images: decoding is the caller's; a JSON file beside them describes the rest,
+and a file of NumPy alone does it.
+
+Shapes: B batch, h w pixels of the model's input, C classes, D features.
 """
 
 import dataclasses
 import importlib
 import json
+import pathlib
 import tempfile
 
 import keras
@@ -18,7 +21,7 @@ from keras_vit.errors import ExportError
 from keras_vit.layers.attention import whole_products
 from keras_vit.models.classifier import preprocessing_of
 from keras_vit.models.pixel_model import network_of
-from keras_vit.serving import onnx_int8
+from keras_vit.serving import numpy_preprocess, onnx_int8
 from keras_vit.serving.checks import TOLERANCES, reference_outputs
 from keras_vit.serving.export import checked_class_names, checked_num_classes, describe
 from keras_vit.serving.forward import tensorflow_forward
@@ -50,7 +53,8 @@ def export_onnx(model, path, *, quantization=None, calibration=None, class_names
     """Writes a model as an ONNX file from `tensors` (B, h, w, 3) to `logits` and `features`.
 
     The batch is free.  `path.json` says what `assets/model.json` of a SavedModel says; the file
-    itself holds it, too, as the metadata `keras_vit`.
+    itself holds it, too, as the metadata `keras_vit`.  `path.preprocess.py` makes pixels into
+    `tensors` with NumPy alone.
 
     Args:
         model: as in `keras_vit.serving.export.export`.
@@ -142,7 +146,8 @@ def export_litert(model, path, *, storage="float32", class_names=None):
     """Writes a model as a LiteRT (TensorFlow Lite) file with the signature `serving_default`.
 
     It takes `tensors` (B, h, w, 3) and gives `logits` and `features`; the batch is free.
-    `path.json` says what `assets/model.json` of a SavedModel says.
+    `path.json` says what `assets/model.json` of a SavedModel says, and `path.preprocess.py` makes
+    pixels into `tensors` with NumPy alone.
 
     Args:
         model: as in `keras_vit.serving.export.export`.
@@ -242,7 +247,9 @@ def _check(model, run, samples, tolerance):
 
 
 def _write(path, data, description):
-    """Writes the description and then the file, each of them whole."""
+    """Writes the description, the preprocessing and then the file, each of them whole."""
     text = json.dumps(description, indent=2) + "\n"
     files.write_whole(f"{path}.json", text)
+    program = pathlib.Path(numpy_preprocess.__file__).read_text(encoding="utf-8")
+    files.write_whole(f"{path}.preprocess.py", program)
     files.write_whole(path, data)
