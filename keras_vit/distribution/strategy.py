@@ -26,6 +26,7 @@ STRATEGIES = {
     "multiworker": (TENSORFLOW,),
     "tpu": (TENSORFLOW,),
     "data_parallel": (JAX,),
+    "fsdp": (JAX,),
     "model_parallel": (JAX,),
 }
 
@@ -222,6 +223,20 @@ def _data_parallel(**_):
     )
 
 
+def _fsdp(**_):
+    import keras
+
+    from keras_vit.distribution.fully_sharded import FullyShardedDataParallel
+
+    if _num_processes() > 1:
+        raise ValueError(
+            "the strategy 'fsdp' splits the weights over the devices of one process, so that they "
+            f"can be written by one. Received: {_num_processes()} processes; use 'data_parallel' "
+            "or 'model_parallel'"
+        )
+    return _of_object(FullyShardedDataParallel(keras.distribution.list_devices()), "fsdp")
+
+
 def _model_parallel(model_shards, **_):
     import keras
 
@@ -252,12 +267,13 @@ _MAKERS = {
     "multiworker": _multiworker,
     "tpu": _tpu,
     "data_parallel": _data_parallel,
+    "fsdp": _fsdp,
     "model_parallel": _model_parallel,
 }
 
 
-def _of_object(strategy):
-    """The `Placement` of a strategy that is there."""
+def _of_object(strategy, name=None):
+    """The `Placement` of a strategy that is there, under a name of `STRATEGIES` or its own."""
     import keras
 
     backend = keras.backend.backend()
@@ -267,7 +283,7 @@ def _of_object(strategy):
                 "`keras.distribution` works on the JAX backend only; on others Keras would train "
                 f"on one device. Received: {type(strategy).__name__} on {backend}"
             )
-        return _of_distribution(strategy)
+        return _of_distribution(strategy, name)
     if backend == TENSORFLOW:
         import tensorflow as tf
 
@@ -303,7 +319,7 @@ def _of_tf_strategy(strategy):
     )
 
 
-def _of_distribution(distribution):
+def _of_distribution(distribution, name):
     import keras
 
     is_data_parallel = isinstance(distribution, keras.distribution.DataParallel)
@@ -330,7 +346,7 @@ def _of_distribution(distribution):
         several = {"workers": workers, "find_lost": jax_processes.find_lost}
         several["data_shard"] = (workers.index, workers.number)
     return Placement(
-        name="data_parallel" if is_data_parallel else "model_parallel",
+        name=name or ("data_parallel" if is_data_parallel else "model_parallel"),
         num_replicas=mesh.shape[batch_axis],
         make_scope=lambda: _distribution_scope(distribution),
         **several,

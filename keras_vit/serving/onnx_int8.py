@@ -1,5 +1,7 @@
 """ONNX graphs whose products with kernels are those of 8-bit integers."""
 
+import contextlib
+import logging
 import pathlib
 import tempfile
 
@@ -34,7 +36,7 @@ def quantize(proto, calibration=None):
         "weight_type": quantization.QuantType.QInt8,
         "nodes_to_quantize": nodes,
     }
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, _without_root_handler():
         path = pathlib.Path(folder, "int8.onnx")
         # Shapes alone: no operation is fused before its kernel is found.
         preprocess(proto, path, skip_optimization=True, skip_symbolic_shape=True)
@@ -49,6 +51,17 @@ def quantize(proto, calibration=None):
                 **arguments,
             )
         return onnx.load(path)
+
+
+@contextlib.contextmanager
+def _without_root_handler():
+    """Keeps onnxruntime's `logging.info` from giving the root logger a handler for good."""
+    root, handler = logging.getLogger(), logging.NullHandler()
+    root.addHandler(handler)
+    try:
+        yield
+    finally:
+        root.removeHandler(handler)
 
 
 class _Batches:

@@ -1,6 +1,7 @@
 """ONNX and LiteRT files: what their own runtimes compute from them."""
 
 import json
+import logging
 import os
 
 import numpy as np
@@ -61,11 +62,13 @@ def test_export_onnx_int8_multiplies_integers(make_model, tmp_path, calibrated):
     exports = {"float32": {}, "int8": {"quantization": "int8"}}
     if calibrated:
         exports["int8"]["calibration"] = [batch(size) for size in (3, 4)]
+    handlers = list(logging.getLogger().handlers)
     for name, keywords in exports.items():
         report = export_onnx(model, tmp_path / name, **keywords)
         logits = onnx_litert.onnx_runner(tmp_path / name)(batch(5))["logits"]
         assert relative_difference(model, logits, batch(5)) <= TOLERANCES[name]
     assert 1e-4 < report.difference <= TOLERANCES["int8"]
+    assert logging.getLogger().handlers == handlers
     graph = onnx.load(tmp_path / "int8").graph
     kinds = {array.name: array.data_type for array in graph.initializer}
     products = {"QuantizeLinear"} if calibrated else {"MatMulInteger"}

@@ -11,6 +11,7 @@ import sys
 import jax
 import numpy as np
 
+from keras_vit.distribution import fully_sharded
 from keras_vit.distribution.strategy import place
 from keras_vit.train_step import jax_step
 from tests import tiny
@@ -34,9 +35,10 @@ def check_spreading():
 
 def main(*names):
     assert jax.device_count() == 4, jax.devices()
+    fully_sharded.MIN_SPLIT_VALUES = 64  # the models here are small
     for name in names:
         expected = replica_cases.run(name, held_out=16)
-        for strategy, replicas in (("data_parallel", 4), ("model_parallel", 2)):
+        for strategy, replicas in (("data_parallel", 4), ("fsdp", 4), ("model_parallel", 2)):
             placement = place(strategy)
             assert placement.num_replicas == replicas
             with placement.scope():

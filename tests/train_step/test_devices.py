@@ -22,20 +22,34 @@ SLOW = tuple(name for name in replica_cases.CASES if name not in (*QUICK, *UNEVE
 
 @pytest.mark.parametrize("names", [QUICK, pytest.param(SLOW, marks=pytest.mark.slow)])
 def test_four_devices_come_to_what_one_comes_to(names):
+    lines = run_on_four_devices("tests/train_step/device_program.py", *names)
+    assert len(lines) == 3 * len(names)
+
+
+@pytest.mark.slow
+def test_fully_sharded_run_is_resumed_with_the_same_bits_and_on_one_device(tmp_path):
+    (line,) = run_on_four_devices("tests/train_step/fsdp_program.py", str(tmp_path))
+    assert line.startswith("a device holds 0.2")
+
+
+def run_on_four_devices(*arguments):
+    """The lines that a program prints on four devices of JAX, which the host is forced to have."""
     result = subprocess.run(
-        [sys.executable, "tests/train_step/device_program.py", *names],
+        [sys.executable, *arguments],
         cwd=ROOT,
         env={
             **os.environ,
             "PYTHONPATH": str(ROOT),
             "KERAS_BACKEND": "jax",
-            "XLA_FLAGS": "--xla_force_host_platform_device_count=4",
+            # Small models are compiled for longer than they compute.
+            "XLA_FLAGS": "--xla_force_host_platform_device_count=4 "
+            "--xla_backend_optimization_level=0",
         },
         capture_output=True,
         text=True,
     )
     assert result.returncode == 0, result.stderr[-3000:]
-    assert len(result.stdout.splitlines()) == 2 * len(names)
+    return result.stdout.splitlines()
 
 
 def start_process(folder, *stored, **variables):
