@@ -123,7 +123,8 @@ def test_export_litert_writes_a_file_and_its_description(keras_vit_command, mode
     code, out, err = keras_vit_command(*arguments)
     assert (code, err) == (0, "")
     assert "LiteRT, float16 weights" in out
-    assert sorted(os.listdir(tmp_path)) == ["model.tflite", "model.tflite.json"]
+    names = ["model.tflite", "model.tflite.json", "model.tflite.preprocess.py"]
+    assert sorted(os.listdir(tmp_path)) == names
     code, _, err = keras_vit_command(*arguments)
     assert code == 1
     assert "exists; choose another name or pass --overwrite" in err
