@@ -6,6 +6,8 @@
     python tools/benchmark.py memory     steps with remat, micro-batches or both
     python tools/benchmark.py import     import keras_vit beside import keras
     python tools/benchmark.py serving    an export, and its variants, beside predict_on_batch
+    python tools/benchmark.py onnx       int8 ONNX files beside the float32 one, in onnxruntime
+    python tools/benchmark.py fewshot    few-shot weights and predictions of ImageNet's size
     python tools/benchmark.py training_data    training batches of JPEGs of 500 x 375 beside the
                                                official order of work: decode whole, crop, resize
     python tools/benchmark.py evaluation_data  evaluation batches of the same beside the best of
@@ -277,6 +279,49 @@ def benchmark_serving():
                 )
 
 
+def benchmark_onnx():
+    """Integer products, with scales of their own and fixed ones, beside float32."""
+    import keras
+
+    import keras_vit
+    from keras_vit.serving.onnx_litert import export_onnx, onnx_runner
+
+    keras.utils.set_random_seed(0)
+    model = keras_vit.create_model(FLAGS.model, image_size=FLAGS.image_size)
+    shape = (FLAGS.batch_size, FLAGS.image_size, FLAGS.image_size, 3)
+    images = np.random.default_rng(0).uniform(-1, 1, shape).astype("float32")
+    runners = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for label, options in (
+            ("float32", {}),
+            ("int8, own scales", {"quantization": "int8"}),
+            ("int8, fixed scales", {"quantization": "int8", "calibration": [images]}),
+        ):
+            path = pathlib.Path(folder, "model.onnx")
+            report = export_onnx(model, path, **options)
+            print(f"{label}: {path.stat().st_size / 1e6:.1f} MB, {report.difference:.1e} apart")
+            runners[label] = onnx_runner(path)
+    whole = runners.pop("float32")
+    for label, run in runners.items():
+        alternate(lambda run=run: run(images), lambda: whole(images), label)
+
+
+def benchmark_fewshot():
+    """Seconds and memory of 65,000 + 50,000 made-up features of 1,000 classes."""
+    import resource
+
+    from keras_vit.evaluators.fewshot import few_shot_accuracies
+
+    rng = np.random.default_rng(0)
+    train, test = (rng.normal(size=(n, 768)).astype(np.float32) for n in (65_000, 50_000))
+    labels = [np.arange(len(features)) % 1000 for features in (train, test)]
+    start, used = time.perf_counter(), time.process_time()
+    few_shot_accuracies(train, labels[0], test, labels[1], num_classes=1000)
+    seconds, computing = time.perf_counter() - start, time.process_time() - used
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+    print(f"{seconds:.1f} s, {computing:.1f} s of computing, peak {peak:.2f} GB")
+
+
 SERVING_VARIANTS = {
     "float32": {},
     "bfloat16": {"dtype": "bfloat16"},
@@ -474,6 +519,8 @@ BENCHMARKS = {
     "load": benchmark_load,
     "import": benchmark_import,
     "serving": benchmark_serving,
+    "onnx": benchmark_onnx,
+    "fewshot": benchmark_fewshot,
     "training_data": benchmark_training_data,
     "evaluation_data": benchmark_evaluation_data,
     "mirrored": benchmark_mirrored,
