@@ -13,14 +13,7 @@ USAGE = "keras-vit evaluate --model=SOURCE --dataset=NAME [FLAGS]"
 
 def define_flags(flag_values):
     """Defines the flags of this command."""
-    flags.DEFINE_string(
-        "model",
-        None,
-        "a .keras file, an official checkpoint, the folder of a training run, or a name of "
-        "`keras-vit models --checkpoints`",
-        required=True,
-        flag_values=flag_values,
-    )
+    training_flags.define_model(flag_values, required=True)
     flags.DEFINE_string(
         "dataset",
         None,

@@ -19,13 +19,9 @@ MODELS = {True: "imagenet21k/ViT-B_16", False: "augreg/Ti_16"}
 
 def define_flags(flag_values):
     """Defines the flags of this command."""
-    flags.DEFINE_string(
-        "model",
-        None,
-        "a .keras file, an official checkpoint, the folder of a training run, or a name of "
-        f"`keras-vit models --checkpoints`; without, {MODELS[True]} on an accelerator and "
-        f"{MODELS[False]} on a processor",
-        flag_values=flag_values,
+    training_flags.define_model(
+        flag_values,
+        f"; without, {MODELS[True]} on an accelerator and {MODELS[False]} on a processor",
     )
     training_flags.define(flag_values, recipe=None, workdir="runs/NAME-OF-THE-DATA-SET")
     flags.DEFINE_integer(

@@ -19,13 +19,7 @@ USAGE = "keras-vit predict (--model=SOURCE | --saved_model=DIR) [FLAGS] PATH..."
 
 def define_flags(flag_values):
     """Defines the flags of this command."""
-    flags.DEFINE_string(
-        "model",
-        None,
-        "a .keras file, an official checkpoint, the folder of a training run, or a name of "
-        "`keras-vit models --checkpoints`",
-        flag_values=flag_values,
-    )
+    training_flags.define_model(flag_values)
     flags.DEFINE_string(
         "saved_model",
         None,

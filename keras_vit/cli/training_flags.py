@@ -164,6 +164,18 @@ def turn(model, flag_values):
     return model
 
 
+def define_model(flag_values, without="", required=False):
+    """Defines --model; `without` ends its text and says what is taken where none is named."""
+    flags.DEFINE_string(
+        "model",
+        None,
+        "a .keras file, an official checkpoint, the folder of a training run, or a name of "
+        f"`keras-vit models --checkpoints`{without}",
+        required=required,
+        flag_values=flag_values,
+    )
+
+
 def define_bad_fraction(flag_values):
     """Defines how many bad images may be left out."""
     flags.DEFINE_float(
