@@ -51,8 +51,6 @@ _MAX_BACKOFF_SECONDS = 30.0
 _MAX_UNKNOWN_BYTES = 64 << 30
 _SPACE_CHECK_BYTES = 16 << 20
 _RESERVED_BYTES = 64 << 20
-# Slower than this over such a time is taken for a connection that is lost.
-_MIN_BYTES_A_SECOND, _SPEED_SECONDS = 100, 60.0
 _DISK_IS_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _TRANSIENT_STATUS = frozenset({408, 425, 429, 500, 502, 503, 504})
 
@@ -343,7 +341,6 @@ class _Download:
         flags |= getattr(os, "O_NOFOLLOW", 0) | (0 if offset else os.O_TRUNC)
         limit = _MAX_UNKNOWN_BYTES if facts["total"] is None else facts["total"]
         received, checked = offset, offset
-        mark, start = offset, time.monotonic()
         with os.fdopen(os.open(self.part, flags, 0o666), "wb") as part:
             part.seek(offset)
             if not offset:
@@ -359,10 +356,6 @@ class _Download:
                     checked = received
                     if _free_bytes(self.path.parent) < _RESERVED_BYTES:
                         self._refuse("states no length, and the disk is nearly full")
-                if (seconds := time.monotonic() - start) > _SPEED_SECONDS:
-                    if received - mark < seconds * _MIN_BYTES_A_SECOND:
-                        raise _Interrupted(f"{received - mark} bytes came in {seconds:.0f} seconds")
-                    mark, start = received, time.monotonic()
             os.fsync(part.fileno())
             return part.tell()
 

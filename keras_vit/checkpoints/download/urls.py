@@ -3,17 +3,23 @@
 import contextlib
 import hashlib
 import http.client
+import io
 import ipaddress
+import math
 import os
 import pathlib
 import re
+import time
 import urllib.parse
 import urllib.request
 
 from keras_vit.untrusted import is_text, printable, quoted
 
 OFFICIAL_BASE = "https://storage.googleapis.com"
-_TIMEOUT_SECONDS = 30.0
+_TIMEOUT_SECONDS = 30.0  # without any byte
+# Slower than this over such a time is taken for a connection that is lost.
+_MIN_BYTES_A_SECOND, _PACE_SECONDS = 100, 60.0
+_HEADER_SECONDS = 60.0  # for all headers of an answer
 
 
 class RedirectError(ValueError):
@@ -144,8 +150,52 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
     http_error_301 = http_error_303 = http_error_307 = http_error_308 = http_error_302
 
 
+class _Paced(io.RawIOBase):
+    """What a server sends, as long as it comes: a byte now and then is a lost connection.
+
+    Args:
+        raw: The socket's stream without a buffer.
+    """
+
+    def __init__(self, raw):
+        super().__init__()
+        self._raw = raw
+        self._received, self._start = 0, time.monotonic()
+        self.deadline = math.inf
+
+    def readable(self):
+        return True
+
+    def readinto(self, buffer):
+        count = self._raw.readinto(buffer)
+        self._received += count or 0
+        seconds = (now := time.monotonic()) - self._start
+        if now > self.deadline:
+            raise TimeoutError(f"the headers took more than {_HEADER_SECONDS:.0f} seconds")
+        if seconds > _PACE_SECONDS:
+            if self._received < seconds * _MIN_BYTES_A_SECOND:
+                raise TimeoutError(f"{self._received} bytes came in {seconds:.0f} seconds")
+            self._received, self._start = 0, now
+        return count
+
+    def close(self):
+        self._raw.close()
+        super().close()
+
+
 class _Response(http.client.HTTPResponse):
-    """Refuses chunks of a negative size, of which Python's would read all that comes."""
+    """Ends when a server is too slow, and refuses chunks of a negative size, of which Python's
+    would read all that comes."""
+
+    def __init__(self, sock, *arguments, **keywords):
+        super().__init__(sock, *arguments, **keywords)
+        self._paced = _Paced(self.fp.detach())
+        self.fp = io.BufferedReader(self._paced)
+
+    def begin(self):
+        self._paced.deadline = time.monotonic() + _HEADER_SECONDS
+        super().begin()
+        self._paced.deadline = math.inf
 
     def _read_next_chunk_size(self):
         size = super()._read_next_chunk_size()

@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import itertools
 import json
 import os
 import pathlib
@@ -87,6 +88,41 @@ def test_every_answer_is_one_download_error(server, tmp_path, kind, monkeypatch)
         fetch(NAME)
     assert str(error.value).isprintable()
     assert len(str(error.value)) < 1_500
+    assert "x.npz" not in left(tmp_path)
+
+
+def dripping(start, rest):
+    """A server that sends `start` and then a byte every 20 ms."""
+
+    def answer():
+        yield start
+        for byte in itertools.cycle(rest):
+            time.sleep(0.02)
+            yield bytes([byte])
+
+    return answer
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        (dripping(OK + b"X-A: ", b"a"), "headers took more than"),
+        (dripping(OK, b"X-A: a\r\n"), "headers took more than"),
+        (dripping(length(10**6), b"x"), "bytes came in"),
+        (dripping(OK + b"Transfer-Encoding: chunked\r\n\r\n", b"0"), "bytes came in"),
+        (dripping(OK + b"Transfer-Encoding: chunked\r\n\r\n", b"1\r\nx\r\n"), "bytes came in"),
+    ],
+    ids=["one header", "headers", "body", "size of a chunk", "chunks"],
+)
+def test_a_byte_now_and_then_is_a_lost_connection(server, tmp_path, monkeypatch, answer, message):
+    monkeypatch.setattr(urls, "_PACE_SECONDS", 0.2)
+    monkeypatch.setattr(urls, "_HEADER_SECONDS", 0.2)
+    monkeypatch.setattr(download, "_MAX_ATTEMPTS", 2)
+    server.answer = answer
+    start = time.monotonic()
+    with pytest.raises(DownloadError, match=message):
+        fetch(NAME)
+    assert time.monotonic() - start < 10
     assert "x.npz" not in left(tmp_path)
 
 
