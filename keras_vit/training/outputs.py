@@ -130,7 +130,7 @@ def write_report(run, model):
     from keras_vit.analysis.pictures import read_photographs
 
     if not isinstance(model, ImageClassifier):
-        logging.info("no %s: it is about models of keras_vit", run_folder.REPORT)
+        logging.info("no %s: it is about classifiers", run_folder.REPORT)
         return
     split = run.data.test or run.data.validation or run.data.train
     paths = run.data.info.source.paths(split)

@@ -20,6 +20,8 @@ OBJECTIVE_FIELDS = {
         *("decoder_dropout", "scale_range", "mirror", "window_stride"),
     ),
 }
+# Those whose losses smooth labels.
+SMOOTHED = ("supervised", "multilabel", "distillation")
 DECODERS = ("linear", "mask")
 DISTILLATIONS = ("soft", "hard")
 MASK_TARGETS = ("mean_color", "color_4x4", "pixels")
@@ -53,10 +55,10 @@ def choose_loss(recipe):
 def check_objective_fields(recipe):
     """Raises ValueError for a field that a recipe's objective does not have."""
     objective = recipe.objective
-    if objective == "regression" and recipe.label_smoothing:
+    if recipe.label_smoothing and isinstance(objective, str) and objective not in SMOOTHED:
         raise ValueError(
-            "`label_smoothing` is of classes and labels, which a regression does not have. "
-            f"Received: {recipe.label_smoothing}"
+            f"`label_smoothing` is of the objectives {', '.join(SMOOTHED)}. Received: "
+            f"{recipe.label_smoothing} for {objective!r}; pass label_smoothing=0"
         )
     if objective == "distillation" and recipe.teacher is None:
         raise ValueError(

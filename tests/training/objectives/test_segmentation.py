@@ -202,6 +202,8 @@ def test_the_loss_leaves_out_ignored_pixels_and_weighs_classes():
         ({"scale_range": (2.0, 1.0)}, "`scale_range` must be two that rise"),
         ({"class_weights": "balanced"}, "must be a number for each class"),
         ({"sampling": "balanced"}, "`sampling` is of one class an image"),
+        ({"label_smoothing": 0.1}, "`label_smoothing` is of the objectives supervised, .*pass"),
+        ({"objective": "mae", "label_smoothing": 0.1}, "Received: 0.1 for 'mae'"),
     ],
 )
 def test_fields_that_have_no_meaning_are_refused(fields, message):
