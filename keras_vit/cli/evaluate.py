@@ -81,24 +81,10 @@ def run(flag_values, arguments):
         _evaluate_masks(flag_values, path)
         return
     import keras_vit
-    from keras_vit.data import integrity, pipeline
     from keras_vit.evaluators.classification import evaluate
     from keras_vit.evaluators.report import make_report
 
-    info = pipeline.resolve(
-        flag_values.dataset,
-        flag_values.data_dir,
-        download=flag_values.download,
-        max_pixels=flag_values.max_pixels,
-    )
-    info.num_examples(flag_values.split)  # an unknown split is found before a large model is read
-    skipped = []
-    if flag_values.max_bad_fraction is not None:
-        info, skipped = integrity.resolve_without_bad(
-            info, splits=[flag_values.split], max_bad_fraction=flag_values.max_bad_fraction
-        )
-        for entry in skipped:
-            logging.warning("left out: %s", entry)
+    info = _resolved(flag_values)
     model = training_flags.turn(keras_vit.from_pretrained(flag_values.model), flag_values)
     metrics = {
         "model": flag_values.model,
@@ -149,6 +135,33 @@ def run(flag_values, arguments):
         rows.append(("written to", path))
     rows += [("report", file) for file in reports]
     output.print_summary(f"evaluated {flag_values.model} on {info.name} {flag_values.split}", rows)
+
+
+def _resolved(flag_values):
+    """The data set, without what is bad where that is allowed."""
+    from keras_vit.data import integrity, pipeline
+
+    where = {
+        "data_dir": flag_values.data_dir,
+        "download": flag_values.download,
+        "max_pixels": flag_values.max_pixels,
+    }
+
+    def splits(info):
+        info.num_examples(flag_values.split)  # an unknown split is found before a model is read
+        return [flag_values.split]
+
+    fraction = flag_values.max_bad_fraction
+    if fraction is None:
+        info = pipeline.resolve(flag_values.dataset, **where)
+        splits(info)
+        return info
+    info, skipped = integrity.resolve_without_bad(
+        flag_values.dataset, splits=splits, max_bad_fraction=fraction, **where
+    )
+    for entry in skipped:
+        logging.warning("left out: %s", entry)
+    return info
 
 
 def _evaluate_masks(flag_values, path):

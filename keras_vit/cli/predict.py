@@ -96,7 +96,7 @@ def run(flag_values, arguments):
 
     from keras_vit.inference import predict
 
-    files, failures = predict.find_images(paths)
+    files, failures, num_others = predict.find_all(paths)
     if path is None:
         classifier = _load(flag_values) if files else None
         activation = flag_values.activation
@@ -106,8 +106,10 @@ def run(flag_values, arguments):
         for answer in _answers(classifier, flag_values, files, failures):
             _report(answer, flag_values, activation == "none")
             num_errors += answer.error is not None
+        if num_others:
+            streams.say(f"{num_others} other files are no images by their ending or first bytes")
         return errors.FAILURE if num_errors else errors.SUCCESS
-    return _write(flag_values, path, files, failures)
+    return _write(flag_values, path, files, failures, num_others)
 
 
 def _find_segmentation(flag_values):
@@ -177,7 +179,7 @@ def _answers(classifier, flag_values, files, failures):
     yield from _with_progress(answers, len(files))
 
 
-def _write(flag_values, path, files, failures):
+def _write(flag_values, path, files, failures, num_others):
     """Writes the answers that are not there yet; returns the exit code."""
     from keras_vit.inference import predict
 
@@ -204,6 +206,8 @@ def _write(flag_values, path, files, failures):
     finally:
         file.close()
     rows = [("answers", file.num_done), ("unreadable", file.num_errors), ("written to", path)]
+    if num_others:
+        rows.insert(2, ("other files", num_others))
     if num_before:
         rows.insert(0, ("from before", num_before))
     output.print_summary(f"predicted with {settings['model']}", rows)

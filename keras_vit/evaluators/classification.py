@@ -15,6 +15,7 @@ from absl import logging
 
 from keras_vit.data.catalog import rows as table
 from keras_vit.data.tasks import MULTILABEL, REGRESSION
+from keras_vit.evaluators.own_data import resolve_for
 from keras_vit.evaluators.real import any_label, with_real_labels
 from keras_vit.models.classifier import preprocessing_of
 from keras_vit.models.pixel_model import network_of
@@ -52,7 +53,7 @@ class Classification:
         from keras_vit.data import pipeline
 
         if not isinstance(self.dataset, pipeline.DatasetInfo):
-            self.dataset = pipeline.resolve(self.dataset)
+            self.dataset = resolve_for(model, self.dataset, self.split)
         if self._batches is None:
             self._batches = evaluation_batches(
                 model, self.dataset, self.split, self.batch_size, repeated=True
@@ -78,8 +79,10 @@ def evaluate(
     Args:
         model: functional `keras.Model` from images to (B, C) logits: one of this package or cut
             from one, optionally with `class_names`.
-        dataset: a name or a folder, as `keras_vit.data.pipeline.resolve` takes it, or a
-            `DatasetInfo`.
+        dataset: a name or a folder, as `keras_vit.data.pipeline.resolve` takes it, a `DatasetInfo`,
+            or data of your own, a dict of splits or the split itself: (images, labels), a
+            `tf.data.Dataset` or a `keras.utils.PyDataset`.  Their labels are numbers of logits, or
+            names of the model's classes.
         split: the split's name.
         batch_size: images in one call of the model; no result depends on it.
         data_dir: where TFDS keeps its data sets.
@@ -114,7 +117,9 @@ def evaluate(
         raise TypeError(f"`model` must be a keras.Model. Received: {type(model).__name__}")
     model = network_of(model)
     task = task_of(model).kind
-    dataset = pipeline.resolve(dataset, data_dir, task=task)
+    dataset = resolve_for(
+        model, dataset, split, task=task, data_dir=data_dir, class_names=class_names
+    )
     if task in _MEASURES:
         measure = importlib.import_module(_MEASURES[task])
         return measure.evaluate(

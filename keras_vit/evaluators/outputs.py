@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from keras_vit.evaluators.classification import check_classes, class_order
+from keras_vit.evaluators.own_data import resolve_for
 from keras_vit.models.classifier import preprocessing_of
 from keras_vit.models.pixel_model import network_of
 
@@ -74,10 +75,8 @@ def answers(model, dataset, split, batch_size=64, *, task, preprocessing=None, c
     Raises:
         ValueError: If the data are for another task, or the model's classes are others.
     """
-    from keras_vit.data import pipeline
-
-    info = pipeline.resolve(dataset, task=task)
     model = network_of(model)
+    info = resolve_for(model, dataset, split, task=task, class_names=class_names)
     order = class_order(model, info, class_names)
     batches = split_batches(model, info, split, batch_size, preprocessing=preprocessing)
     return info, *collect(model, batches, order=order)
@@ -112,9 +111,7 @@ class SplitEvaluator:
 
     def run(self, model):
         """Returns a dict from key to number."""
-        from keras_vit.data import pipeline
-
-        self.dataset = pipeline.resolve(self.dataset, task=self.task)
+        self.dataset = resolve_for(model, self.dataset, self.split, task=self.task)
         if self._batches is None:
             check_classes(model, self.dataset)
             self._batches = split_batches(

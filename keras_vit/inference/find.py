@@ -3,6 +3,7 @@
 import os
 import pathlib
 import stat
+import typing
 
 from keras_vit.data.images import decode
 from keras_vit.files import open_regular
@@ -12,12 +13,33 @@ _MAGIC_BYTES = 32
 IMAGE_ENDINGS = frozenset(
     (
         ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff",
-        ".heic", ".heif", ".avif", ".jxl", ".jp2",
+        ".heic", ".heif", ".avif", ".jxl", ".jp2", ".j2k", ".ico", ".psd", ".svg", ".tga",
+        ".ppm", ".pgm", ".pbm", ".pnm", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".raf",
+        ".orf", ".rw2",
     )
 )  # fmt: skip
 
 
+class Found(typing.NamedTuple):
+    """What lies under some paths.
+
+    Attributes:
+        files: `pathlib.Path` of each file that is to be read.
+        failures: (path, why there is nothing to be read) of each path, subfolder or image.
+        num_others: Number of files in folders that are no images, hidden ones not counted.
+    """
+
+    files: list
+    failures: list
+    num_others: int
+
+
 def find_images(paths):
+    """As `find_all`, without the number of other files: `(files, failures)`."""
+    return find_all(paths)[:2]
+
+
+def find_all(paths):
     """Lists the files that paths stand for.
 
     Args:
@@ -26,16 +48,15 @@ def find_images(paths):
             Links to folders are not followed; dot-files and `__MACOSX` are left out.
 
     Returns:
-        `(files, failures)`: a list of `pathlib.Path`, and a list of (path, why there is nothing to
-        be read), with an entry for each path, subfolder or image that cannot be read.
+        `Found`.
     """
-    files, failures = [], []
+    files, failures, num_others = [], [], 0
     for path in paths:
         try:
             mode = os.stat(path).st_mode
             if stat.S_ISDIR(mode):
                 num_before = len(files) + len(failures)
-                _walk(path, files, failures)
+                num_others += _walk(path, files, failures)
                 if len(files) + len(failures) == num_before:
                     failures.append((path, "there is no image in this folder"))
             elif stat.S_ISREG(mode):
@@ -44,7 +65,7 @@ def find_images(paths):
                 failures.append((path, "not a regular file or folder"))
         except (OSError, ValueError) as error:
             failures.append((path, explain(error)))
-    return files, failures
+    return Found(files, failures, num_others)
 
 
 def explain(error):
@@ -55,6 +76,8 @@ def explain(error):
 
 
 def _walk(folder, files, failures):
+    """Adds what a folder holds; returns the number of files that are no images."""
+    num_others = 0
     # A stack and no recursion: folders may be nested deeper than Python's calls.
     stack = [iter(_entries(folder, failures))]
     while stack:
@@ -70,10 +93,13 @@ def _walk(folder, files, failures):
             if stat.S_ISREG(entry.stat().st_mode):
                 if is_image or _starts_as_image(entry.path):
                     files.append(pathlib.Path(entry.path))
+                else:
+                    num_others += 1
             elif is_image:
                 failures.append((entry.path, "not a regular file"))
         except OSError as error:  # a broken link, a loop of links, no permission
             failures.append((entry.path, explain(error)))
+    return num_others
 
 
 def _entries(folder, failures):

@@ -47,6 +47,7 @@ __all__ = [
     "Value",
     "choose_activation",
     "choose_top_k",
+    "find_all",
     "find_images",
     "predict",
 ]
@@ -162,6 +163,13 @@ class SavedModelClassifier:
         return function(image_bytes=tf.constant(prepared))["scores"].numpy()
 
 
+def find_all(paths):
+    """As `find_images`, and the number of files in folders that are no images."""
+    files, failures, num_others = find.find_all(paths)
+    answers = [ImagePredictions(os.fspath(path), error=error) for path, error in failures]
+    return find.Found(files, answers, num_others)
+
+
 def find_images(paths):
     """Lists the files that paths stand for.
 
@@ -172,8 +180,7 @@ def find_images(paths):
         `(files, failures)`: a list of `pathlib.Path`, and an `ImagePredictions` with an error for
         each path, and each entry of a folder, where there is nothing to be read.
     """
-    files, failures = find.find_images(paths)
-    return files, [ImagePredictions(os.fspath(path), error=error) for path, error in failures]
+    return find_all(paths)[:2]
 
 
 def predict(

@@ -11,6 +11,7 @@ from absl import logging
 
 from keras_vit.data import integrity, pipeline
 from keras_vit.data.splits import TRAINVAL, VALIDATION
+from keras_vit.data.tasks import CLASSIFICATION
 from keras_vit.distribution.strategy import place
 from keras_vit.progress import image_progress
 from keras_vit.training import run_folder
@@ -119,9 +120,11 @@ def sweep(
             f"Received: {metric!r}"
         )
     info = recipe.dataset if dataset is None else dataset
-    if not isinstance(info, pipeline.DatasetInfo):
-        task = task_of(recipe.objective)
-        info = pipeline.resolve(info, data_dir, download=download, task=task)
+    where, task = {"data_dir": data_dir, "download": download}, task_of(recipe.objective)
+    # What is bad about a folder's names and links can be left out only while it is being listed.
+    is_listed = isinstance(info, pipeline.DatasetInfo)
+    if not is_listed and (max_bad_fraction is None or task not in (None, CLASSIFICATION)):
+        info = pipeline.resolve(info, **where, task=task)
     workdir = pathlib.Path(workdir)
     if max_bad_fraction is not None:
         workdir.mkdir(parents=True, exist_ok=True)
@@ -131,6 +134,7 @@ def sweep(
             max_bad_fraction=max_bad_fraction,
             report=workdir / run_folder.SKIPPED,
             progress=image_progress if progress else None,
+            **where,
         )
     if evaluator == VALIDATION and VALIDATION not in info.split_sizes:
         raise ValueError(

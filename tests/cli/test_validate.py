@@ -4,6 +4,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from keras_vit.data import pipeline
+from keras_vit.data.findings import findings
+
 
 @pytest.fixture
 def folder(tmp_path):
@@ -18,7 +21,9 @@ def folder(tmp_path):
 def test_validate_good_data_set_exits_0(folder, keras_vit_command):
     code, out, err = keras_vit_command("validate", folder)
     assert (code, err) == (0, "")
-    assert out == f"{folder}: 4 examples checked, 0 bad entries\n"
+    assert out.splitlines()[-1] == f"{folder}: 4 examples checked, 0 bad entries"
+    code, out, _ = keras_vit_command("validate", folder, "--nofindings")
+    assert (code, out) == (0, f"{folder}: 4 examples checked, 0 bad entries\n")
 
 
 def test_validate_bad_data_set_lists_all_and_exits_1(folder, keras_vit_command):
@@ -34,6 +39,31 @@ def test_validate_bad_data_set_lists_all_and_exits_1(folder, keras_vit_command):
     code, out, _ = keras_vit_command("validate", folder)
     assert code == 1
     assert out.splitlines()[-1] == f"{folder}: 5 examples checked, 2 bad entries"
+
+
+def test_validate_says_what_finetune_would_about_the_pictures(folder, keras_vit_command):
+    (folder / "test" / "a").mkdir(parents=True)
+    (folder / "test" / "b").mkdir()
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 9, 9, 3), dtype=np.uint8)
+    for k, name in enumerate("ab"):
+        data = tf.io.encode_png(pixels[k]).numpy()
+        (folder / "test" / name / "new.png").write_bytes(data)
+    (folder / "train" / "a" / "leak.png").write_bytes(data)  # that of test's b
+    code, out, err = keras_vit_command("validate", folder)
+    assert (code, err) == (0, "")
+    assert [line for line in out.splitlines()[:-1] if not line.startswith("finding: ")] == []
+    told = findings(pipeline.resolve(folder))
+    assert [line.removeprefix("finding: ") for line in out.splitlines()[:-1]] == told
+    for said in ("fewer than 10 pictures", "leaks between splits", "of one colour", "the class"):
+        assert any(said in sentence for sentence in told), said
+    # As JSON only where it is asked for, and only about the splits that are.
+    code, out, _ = keras_vit_command("validate", folder, "--json")
+    assert (code, out) == (0, "")
+    code, out, _ = keras_vit_command("validate", folder, "--json", "--findings", "--splits=train")
+    told = [json.loads(line)["finding"] for line in out.splitlines()]
+    assert code == 0
+    assert any("of one colour" in sentence for sentence in told)
+    assert not any("leaks" in sentence for sentence in told)
 
 
 def test_validate_wrong_arguments_exit_2(folder, keras_vit_command):

@@ -22,6 +22,18 @@ IMPOSTORS = (
     (b"\x89HDF\r\n\x1a\n", "an HDF5 file; its name must end with .h5"),
     (b"PK\x03\x04", "a zip archive, such as .npz and .keras files are; name it so"),
     (b"\x1f\x8b", "compressed with gzip; unpack it first"),
+    (b"GGUF", "a GGUF file; give the safetensors file that it was made of"),
+)
+# What has no first bytes of its own, by its name's ending.
+OTHER_ENDINGS = {
+    ".onnx": "but an ONNX model, which serves and is not read; give what it was exported from",
+    ".tflite": "but a LiteRT model, which serves and is not read; give what it was exported from",
+    ".pb": "but a graph of TensorFlow's, which is not read; give what it was exported from",
+    ".msgpack": "but a file of Flax's msgpack, which is not read; give a safetensors file",
+}
+SAVED_MODEL = (
+    "is a SavedModel, which serves and is not read: give what it was exported from, or use "
+    "`keras-vit predict --saved_model`"
 )
 
 

@@ -16,6 +16,7 @@ from keras_vit.checkpoints.containers import hdf5, npz, safetensors
 from keras_vit.checkpoints.containers.arrays import (
     PYTORCH,
     PYTORCH_ENDINGS,
+    SAVED_MODEL,
     first_bytes,
     read_stored,
 )
@@ -75,6 +76,8 @@ def file_of(path):
     pickles = [name for name in PYTORCH_FILES if (path / name).exists()]
     if pickles and not found:
         raise CheckpointError(path / pickles[0], f"is {PYTORCH}")
+    if not found and any(any(path.glob(f"{version}saved_model.pb")) for version in ("", "[0-9]*/")):
+        raise CheckpointError(path, SAVED_MODEL)
     if not found:
         raise CheckpointError(path, f"there is none of {', '.join(FOLDER_FILES)} in the folder")
     return found[0]

@@ -16,6 +16,7 @@ import numpy as np
 
 from keras_vit.checkpoints.containers import zip_archive
 from keras_vit.checkpoints.containers.arrays import (
+    OTHER_ENDINGS,
     PYTORCH,
     aligned_bytes,
     as_float32,
@@ -79,7 +80,8 @@ def read_headers(path):
     path = pathlib.Path(path)
     start = first_bytes(path, ".npz")
     if not start.startswith(b"PK"):
-        raise CheckpointError(path, f"not a .npz file {impostor(start, NPZ)}")
+        what = impostor(start, OTHER_ENDINGS.get(path.suffix, NPZ))
+        raise CheckpointError(path, f"not a .npz file {what}")
     headers = {}
     members, problems = zip_archive.read_directory(path)
     if any(member.name.rpartition("/")[2] == "data.pkl" for member in members):

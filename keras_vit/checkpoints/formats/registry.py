@@ -65,6 +65,12 @@ def find_format(path, keys):
     if found:
         names = ", ".join(format_.name for format_ in found)
         raise CheckpointError(path, f"has the marks of several formats ({names}); give `format=`")
+    if any(key.startswith("layers/") for key in keys):
+        raise CheckpointError(
+            path,
+            "of no known format: it looks like what Keras's `save_weights` writes, which does not "
+            "tell its model; make the model and call its `load_weights`, or save it as .keras",
+        )
     marks = "; ".join(f"{f.name} has {f.signatures[0]}" for f in FORMATS.values())
     sample = ", ".join(sorted(keys)[:3])
     raise CheckpointError(path, f"of no known format: it holds {sample} ... ({marks})")

@@ -170,8 +170,12 @@ def _read_vit(view, arguments, known):
     if view.layout["registers"] == "reg_token":
         leading += fields["num_registers"]
     alone = _patches_alone(view, rows, cell, arguments, known, leading) if leading else False
+    if isinstance(alone, str):
+        return alone
     if leading and alone == (view.layout["rows"] == "T"):
         return None
+    if alone and "no_embed_class" not in known:
+        assumed = (*assumed, "positions of the patches alone")
     if alone and fields["distillation_token"]:
         return "keras_vit has no distillation token without a position"
     fields["register_positions"] = bool(
@@ -276,20 +280,31 @@ def _pooling(fields, arguments, known, shown):
 
 
 def _patches_alone(view, rows, cell, arguments, known, leading):
-    """Whether positions of a model with tokens before its patches have no rows for them."""
+    """Whether positions of a model with tokens before its patches have no rows for them.
+
+    Returns:
+        True or False, or a sentence where it could be either.
+    """
     if "no_embed_class" in known:
         return arguments["no_embed_class"] is True and not arguments["distilled"]
-    for size in (view.image_size, arguments.get("img_size")):
-        if torch_rows.grid_of(size, cell, rows - leading):
-            return False
-        if torch_rows.grid_of(size, cell, rows) and not _is_square(rows - leading):
-            return True
-    # A square number is never one more than another.
-    return _is_square(rows)
+    given, own = view.image_size, arguments.get("img_size")
+    if any(torch_rows.grid_of(size, cell, rows - leading) for size in (given, own)):
+        return False
+    if torch_rows.grid_of(own, cell, rows):
+        return True
+    # A given size may be that of the file, or one to which a square is to be resized.
+    fits = torch_rows.grid_of(given, cell, rows) is not None
+    if _is_square(rows - leading) and fits != _is_square(rows):
+        return (
+            f"its {rows} positions may be those of {rows} patches alone, or of {rows - leading} "
+            f"and of the {leading} before them: put a config.json beside the file that tells it, "
+            '{"model_args": {"no_embed_class": true}} or false'
+        )
+    return fits or _is_square(rows)
 
 
 def _is_square(number):
-    return number >= 0 and math.isqrt(number) ** 2 == number
+    return number > 0 and math.isqrt(number) ** 2 == number
 
 
 def layout_for(_name, architecture, came_in=None):

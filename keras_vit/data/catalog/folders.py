@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import os
 import pathlib
+import re
 import stat
 import unicodedata
 
@@ -15,6 +16,7 @@ from keras_vit.errors import DataLayoutError
 
 SPLITS = ("train", "validation", "test")
 _MAGIC_BYTES = 12
+_WHOLE_NUMBER = re.compile(r"-?[0-9]+")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,13 +103,12 @@ def _class_names(folder, refuse, files_pass=False):
 def in_natural_order(names):
     """Sorts names by their bytes, or, where all of them are numbers, by these.
 
-    >>> in_natural_order(["10", "9", "0"]), in_natural_order(["10", "9", "b"])
-    (['0', '9', '10'], ['10', '9', 'b'])
+    >>> in_natural_order(["10", "9", "-1"]), in_natural_order(["10", "9", "b"])
+    (['-1', '9', '10'], ['10', '9', 'b'])
     """
     names = sorted(names, key=os.fsencode)
-    if all(name.isascii() and name.isdecimal() for name in names):
-        digits = {name: name.lstrip("0") for name in names}
-        names.sort(key=lambda name: (len(digits[name]), digits[name]))
+    if all(_WHOLE_NUMBER.fullmatch(name) for name in names):
+        names.sort(key=int)
     return names
 
 

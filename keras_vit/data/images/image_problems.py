@@ -38,7 +38,11 @@ OTHER_FORMATS = (
     (b"\x00\x00\x00\x0cjP  ", "JPEG 2000 is not decoded"),
     (b"II*\x00", "TIFF is not decoded"),
     (b"MM\x00*", "TIFF is not decoded"),
+    (b"\x00\x00\x01\x00", "ICO is not decoded, save it as PNG"),
+    (b"8BPS", "PSD is not decoded, save it as PNG"),
     (b"%PDF", "looks like PDF"),
+    (b"PK\x03\x04", "looks like a ZIP archive"),
+    (b"\x00\x05\x16\x07", "looks like what macOS keeps beside a file (AppleDouble)"),
 )
 # The same by the bytes from the fourth on.
 BRANDS = (
@@ -47,6 +51,7 @@ BRANDS = (
         (b"ftyp" + brand, "HEIC is not decoded, save it as JPEG")
         for brand in (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
     ),
+    (b"ftypcrx ", "CR3 is not decoded, save it as JPEG"),
     (b"ftyp", "looks like a video (MP4)"),
 )
 

@@ -35,6 +35,11 @@ class Arrays:
         return self.images.dtype.name
 
     @property
+    def label_shape(self):
+        """The shape of one label: () for a class, (C,) for shares or values."""
+        return self.labels.shape[1:]
+
+    @property
     def image_shape(self):
         """(H, W, C)."""
         return self.images.shape[1:]

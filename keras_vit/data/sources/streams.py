@@ -42,6 +42,11 @@ class Stream:
         return self.dataset.element_spec[0].dtype.name
 
     @property
+    def label_shape(self):
+        """The shape of one label: () for a class, (C,) for shares or values."""
+        return tuple(self.dataset.element_spec[1].shape)
+
+    @property
     def image_shape(self):
         """(H, W, C), or None."""
         shape = self.dataset.element_spec[0].shape

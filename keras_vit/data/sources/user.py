@@ -136,8 +136,19 @@ def read_user_data(dataset, class_names=None, task=None):
         class_names = [str(k) for k in range(number)]
         if task == REGRESSION:
             class_names = ["value"] if number == 1 else [f"value_{k}" for k in range(number)]
+    _check_shares(splits, len(class_names))
     names = dict.fromkeys(map(_name, given.values()))
     return "+".join(names), tuple(class_names), UserSource(splits=splits, task=task)
+
+
+def _check_shares(splits, num_classes):
+    for split, data in splits.items():
+        width = data.label_shape[0] if data.label_shape else num_classes
+        if width not in (num_classes, None):
+            raise ValueError(
+                f"labels (n, C) must have a column for each of {num_classes} classes. Received: "
+                f"{width} columns in {split!r}"
+            )
 
 
 def _with_numbers(splits, class_names):

@@ -174,3 +174,8 @@ def test_mutants_of_names_shapes_and_config_are_understood_or_one_error(path):
             continue
         assert {match.prefix + entry.theirs for entry in match.entries} <= set(mutant)
     assert errors > NUM_MUTANTS / 2
+
+
+def test_weights_that_keras_alone_wrote_are_named_for_what_they_are():
+    with pytest.raises(CheckpointError, match="what Keras's `save_weights` writes"):
+        find_format("a.weights.h5", {"layers/dense/vars/0", "layers/dense/vars/1"})

@@ -128,6 +128,43 @@ def test_a_given_size_decides_whether_positions_have_a_row_for_the_class_token(
     assert keras_vit.from_pretrained(folder).config.grid == (5, 5)
 
 
+def bare(tmp_path, **config):
+    """A bare timm file of a model with registers whose patches alone have positions."""
+    small = {"patch_size": 4, "hidden_size": 64, "mlp_dim": 32, "num_heads": 1, "depth": 1}
+    numbers = {"gelu": "exact", "layer_norm_epsilon": 1e-6, "num_classes": 2}
+    model = keras_vit.create_model("ViT-Ti/16", **small, **numbers, **config)
+    keras_vit.save_pretrained(model, tmp_path / "whole", format="timm")
+    path = tmp_path / "bare.safetensors"
+    (tmp_path / "whole" / "model.safetensors").rename(path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("config", "size"),
+    [
+        # 6 rows: 2 x 3 patches, or a class token, a register and 2 x 2.
+        ({"image_size": (8, 12), "num_registers": 1}, (8, 12)),
+        # 9 rows: 3 x 3 patches, or a class token, four registers and 2 x 2.
+        ({"image_size": 12, "num_registers": 4}, None),
+        ({"image_size": 8, "num_registers": 4, "register_positions": True}, None),
+    ],
+)
+def test_positions_that_may_be_of_two_kinds_are_refused(config, size, tmp_path):
+    path = bare(tmp_path, **config)
+    with pytest.raises(CheckpointError, match='{"no_embed_class": true}} or false'):
+        keras_vit.from_pretrained(path, image_size=size)
+    told = {"no_embed_class": not config.get("register_positions", False), "num_heads": 1}
+    (tmp_path / "config.json").write_text(json.dumps({"model_args": told}))
+    read = keras_vit.from_pretrained(path, image_size=size).config
+    assert read.num_registers == config["num_registers"]
+    assert read.register_positions is not told["no_embed_class"]
+
+
+def test_a_size_and_a_square_number_say_together_that_registers_have_no_positions(tmp_path):
+    path = bare(tmp_path, image_size=12, num_registers=4)
+    assert keras_vit.from_pretrained(path, image_size=12).config.grid == (3, 3)
+
+
 def test_what_a_bare_file_leaves_open_is_said(tmp_path, caplog):
     folder = changed("test_vit", tmp_path, architecture=None, model_args={"num_heads": 2})
     with caplog.at_level(standard_logging.WARNING, logger=logging.get_absl_logger().name):
@@ -136,6 +173,15 @@ def test_what_a_bare_file_leaves_open_is_said(tmp_path, caplog):
         logging.get_absl_logger().removeHandler(caplog.handler)
     assert "the exact GELU" in caplog.text
     assert "heads" not in caplog.text
+    assert "positions of the patches alone" not in caplog.text
+
+
+def test_positions_that_are_taken_for_those_of_the_patches_alone_are_said(tmp_path, caplog):
+    folder = changed("test_vit", tmp_path, architecture=None, model_args={"num_heads": 2})
+    logging.get_absl_logger().addHandler(caplog.handler)
+    keras_vit.from_pretrained(folder)  # 25 = 5 x 5
+    logging.get_absl_logger().removeHandler(caplog.handler)
+    assert "positions of the patches alone" in caplog.text
 
 
 def test_every_name_of_the_table_has_known_arguments():
