@@ -193,7 +193,7 @@ def test_few_python_blocks_are_not_run():
     }
     known = {None, "needs another library", "needs several processes or a TPU"}
     assert {reason for _, reason in left_out} <= known
-    pages = {"docs/coming_from.md", "docs/fine_tuning.md", "docs/tpu.md"}
+    pages = {f"docs/{name}.md" for name in ("coming_from", "fine_tuning", "tasks", "tpu")}
     assert {page for page, reason in left_out if reason} == pages
 
 
