@@ -88,7 +88,8 @@ def run(flag_values, arguments):
         if flag_values[flag].present:
             raise UsageError(f"finetune takes --sweep or --{flag}, not both")
         del keywords[flag]
-    del keywords["report"], keywords["tensorboard"]
+    for name in ("report", "tensorboard", "measure_input_wait"):
+        del keywords[name]
     keywords["recipe"] = keywords["recipe"] or default_recipe(
         flag_values.dataset, keywords.get("objective")
     )

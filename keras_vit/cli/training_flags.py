@@ -93,6 +93,12 @@ def define(flag_values, recipe, workdir=None):
         "write the rows of the history into the folder's tensorboard/ too",
         flag_values=flag_values,
     )
+    flags.DEFINE_boolean(
+        "measure_input_wait",
+        False,
+        "say in each report how fast it was and how long it waited for data",
+        flag_values=flag_values,
+    )
     flags.DEFINE_integer(
         "checkpoint_steps",
         None,
@@ -219,6 +225,7 @@ def arguments(flag_values):
         "overwrite": flag_values.overwrite,
         "report": flag_values.report,
         "tensorboard": flag_values.tensorboard,
+        "measure_input_wait": flag_values.measure_input_wait,
         "checkpoint_steps": flag_values.checkpoint_steps,
         **_task(flag_values),
         **parse_overrides(flag_values["set"].value),

@@ -1,7 +1,7 @@
 """Low-rank adaptation (LoRA, arXiv:2106.09685): a kernel W acts as W + alpha / R A B.
 
 Keras's own `enable_lora` knows Dense layers only, not the kernels of an attention, and makes all of
-A B in each step; here x A B goes through the R features in the middle.
+A B in each step; here x A B goes through the R features in the middle, and `enable_lora` is this.
 
 Shapes: I features in, O features out, R rank.
 """
@@ -81,6 +81,28 @@ class Adaptable:
     @property
     def adaptable_shape(self):
         return tuple(self.kernel.shape)
+
+    def enable_lora(self, rank, lora_alpha=None):
+        """Gives each of the layer's kernels a `LowRank` and freezes the kernels, as Keras's does.
+
+        Everything else stays trained; `keras_vit.training.tuning.set_tune(model, "lora:R")` does
+        this to a whole model and freezes the rest.  Compile the model afterwards.
+
+        Args:
+            rank: R, at least 1.
+            lora_alpha: As in `LowRank`; None takes R.
+
+        Raises:
+            ValueError: For a rank below 1, a layer that is not built, or one with adapters.
+        """
+        if not self.built or self.adapters():
+            raise ValueError(
+                "a layer must be built and have no adapters for `enable_lora`. Received: "
+                f"{self.name!r}, which {'has some' if self.built else 'is not built'}"
+            )
+        for name in self.adaptable:
+            _attach(self, name, rank, rank if lora_alpha is None else lora_alpha, 0.0)
+            getattr(self, name).trainable = False
 
     def adapter(self, kernel):
         """The `LowRank` of a kernel's name, or None."""

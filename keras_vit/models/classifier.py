@@ -142,6 +142,20 @@ class ImageClassifier(TrainableModel):
         for block in blocks:
             block.remat = remat
 
+    def quantize(self, mode=None, config=None, filters=None, **kwargs):
+        """Raises NotImplementedError: Keras would quantise the head alone.
+
+        Its modes are of Dense layers, and an attention here holds its kernels itself, in the shapes
+        of the official files.  `keras_vit.export(..., quantization="int8")` stores
+        all kernels with 8 bits, and so does an export to LiteRT.
+        """
+        raise NotImplementedError(
+            "`quantize` must be of a model of Dense layers, which an attention here is not. "
+            f"Received: {mode!r} for {self.name!r}; use "
+            "`keras_vit.export(..., quantization='int8')`, and "
+            "`keras_vit.training.tuning.set_tune(model, 'lora:R')` to train a part of it"
+        )
+
     def get_config(self):
         trainable = get_trainable(self)
         return {

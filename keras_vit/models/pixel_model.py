@@ -128,6 +128,10 @@ class PixelModel(TrainableModel):
         """As that of the model in it (`ImageClassifier.set_remat`)."""
         self.network.set_remat(remat)
 
+    def quantize(self, *args, **kwargs):
+        """As that of the model in it (`ImageClassifier.quantize`)."""
+        self.network.quantize(*args, **kwargs)
+
     def get_config(self):
         return {
             "network": keras.saving.serialize_keras_object(self.network),

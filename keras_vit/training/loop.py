@@ -13,7 +13,7 @@ from keras_vit.data import pipeline
 from keras_vit.data.input_wait import WaitingShare
 from keras_vit.layers.trainable import get_trainable, set_trainable
 from keras_vit.train_step import TrainableModel
-from keras_vit.training import best, evaluation, outputs, run_folder
+from keras_vit.training import best, evaluation, outputs, run_folder, speed
 from keras_vit.training.callbacks import Evaluate, Progress, RequireFiniteLoss, StopAfter
 from keras_vit.training.class_weights import class_weights, weighted
 from keras_vit.training.objectives.base import with_targets
@@ -146,6 +146,7 @@ def _fit(run, model, data, evaluate, state, waiting):
     callbacks = [
         RequireFiniteLoss(start_step=state.step, describe_examples=run.describe_examples),
         StopAfter(total_steps, state.step),
+        *_speed(run, model, waiting),
         *evaluate,
         *_tensorboard(run, state),
         *run.options.callbacks,
@@ -172,6 +173,14 @@ def _fit(run, model, data, evaluate, state, waiting):
     # The model is saved without the optimizer, like what `from_pretrained` returns.
     model.optimizer, model.compiled = None, False
     return rows
+
+
+def _speed(run, model, waiting):
+    """The callback that measures the speed, in a list, empty for none."""
+    if waiting is None:
+        return []
+    peak = speed.device_peak(model.compute_dtype)
+    return [speed.Speed(run.recipe.batch_size, waiting, speed.training_operations(model), peak)]
 
 
 def _tensorboard(run, state):

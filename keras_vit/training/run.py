@@ -65,8 +65,9 @@ class RunOptions:
         report: Whether `report.html` is written into the folder at the end, as `keras-vit inspect`
             writes it, over up to 16 images of the test or validation split.
         tensorboard: Whether the history is written into the folder's `tensorboard` too.
-        measure_input_wait: Whether `metrics.json` says how long the steps waited for data, which
-            costs a call of Python for each batch.
+        measure_input_wait: Whether `metrics.json` says how long the steps waited for data, and each
+            report how fast it was (`keras_vit.training.speed.Speed`), which costs a call of Python
+            for each batch.
     """
 
     data_dir: str | os.PathLike | None = None

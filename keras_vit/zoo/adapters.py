@@ -1,7 +1,9 @@
 """LoRA adapters as files of their own, in PEFT's names and for Hugging Face's modules.
 
-A key is that of the kernel in `transformers`, as the table of the format `huggingface` has it, with
-`base_model.model.` before it and `lora_A` (R, I) or `lora_B` (O, R) behind.
+A key is that of the kernel in `transformers`, as the table of the first of `_FORMATS` has it that
+can hold the model, with `base_model.model.` before it and `lora_A` (R, I) or `lora_B` (O, R)
+behind.  A model that none of them can hold, one with mean pooling for example, has the names of its
+own layers there: only this package reads such a file.
 """
 
 import dataclasses
@@ -14,7 +16,8 @@ from keras import ops
 
 from keras_vit.checkpoints import matching
 from keras_vit.checkpoints.containers import files
-from keras_vit.checkpoints.formats.huggingface import HUGGINGFACE, layout_for
+from keras_vit.checkpoints.formats.huggingface import HUGGINGFACE
+from keras_vit.checkpoints.formats.huggingface_dinov2 import HUGGINGFACE_DINOV2
 from keras_vit.errors import CheckpointError
 from keras_vit.files import check_not_empty_path
 from keras_vit.layers import lora
@@ -26,8 +29,9 @@ from keras_vit.zoo.saving import describe
 
 ARRAYS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 _PREFIX = "base_model.model."
-# What transformers 4 and 5 call the modules of a ViT, as the format's layouts.
-_SPELLINGS = {4: "", 5: "+v5"}
+_FORMATS = (HUGGINGFACE, HUGGINGFACE_DINOV2)
+# What transformers 4 and 5 call the modules of a ViT, as parts of the formats' layouts.
+_SPELLINGS = {4: (), 5: ("v5",)}
 # What a configuration may not have, because the numbers would be others.
 _REFUSED = (
     *("use_dora", "use_qalora", "use_bdlora", "lora_bias", "fan_in_fan_out", "rank_pattern"),
@@ -63,12 +67,14 @@ def save_adapter(model, folder, *, transformers=4, base=None):
 
     `peft.PeftModel.from_pretrained(base, folder)` gives the same model, with `base` a
     `transformers.ViTForImageClassification` of the same weights
-    (`keras_vit.save_pretrained(..., format="huggingface")` of the model before the training).
+    (`keras_vit.save_pretrained(..., format="huggingface")` of the model before the training), or a
+    `Dinov2ForImageClassification` (`format="huggingface_dinov2"`).
 
     Args:
         model: A model with adapters (`keras_vit.training.tuning.set_tune(model, "lora:8")`).
         folder: For `adapter_model.safetensors` and `adapter_config.json`.
-        transformers: 4 or 5: the major version whose module names are written.
+        transformers: 4 or 5: the major version whose module names are written.  None: the names of
+            the model's own layers, for one that no ViT of transformers can be.
         base: What PEFT calls the base model by, a folder or a hub's name, or None.
 
     Returns:
@@ -76,8 +82,8 @@ def save_adapter(model, folder, *, transformers=4, base=None):
 
     Raises:
         ValueError: For a model without adapters.
-        CheckpointError: If the model has parts that a ViT of transformers lacks, or the files
-            cannot be written.
+        CheckpointError: If the model has parts that a ViT of transformers lacks (and `transformers`
+            is not None), or the files cannot be written.
     """
     check_not_empty_path(folder, "`folder`")
     adapter = _adapter(_network(model), transformers, base)
@@ -86,14 +92,15 @@ def save_adapter(model, folder, *, transformers=4, base=None):
 
 
 def adapter_of(model):
-    """The `Adapter` of a model for a run's folder; None without LoRA, or where no file holds it."""
+    """The `Adapter` of a model for a run's folder; None without LoRA."""
     network = network_of(model)
     if not lora.adapters_of(network) or not isinstance(network, ImageClassifier):
         return None
-    reasons = HUGGINGFACE.cannot_hold(describe(network.config))
+    architecture = describe(network.config)
+    reasons = _format_and_reasons(architecture)[1]
     if reasons:
-        logging.info("no %s: transformers' ViT cannot hold %s", ARRAYS, ", ".join(reasons))
-        return None
+        logging.info("%s is for keras_vit only: PEFT has no %s", ARRAYS, ", ".join(reasons))
+        return _adapter(network, None, None)
     origin = network.origin or {}
     return _adapter(network, 5 if "v5" in origin.get("layout", "") else 4, None)
 
@@ -147,7 +154,8 @@ def load_adapter(model, folder):
     Args:
         model: A model of this package without adapters, with the weights that the adapter was
             trained on and, where the folder holds one, a head for as many classes.
-        folder: As PEFT or `save_adapter` writes it; of modules of transformers 4 or 5.
+        folder: As PEFT or `save_adapter` writes it; of modules of transformers 4 or 5, or of this
+            package's layers.
 
     Returns:
         The model.
@@ -189,8 +197,10 @@ def load_adapter(model, folder):
 
 
 def _version_of(shapes):
-    """The major version of transformers whose module names a file has."""
-    return 5 if any(".q_proj." in key or ".mlp.fc" in key for key in shapes) else 4
+    """The major version of transformers whose module names a file has; None for our own."""
+    if any(key.startswith(_PREFIX + "encoderblock_") for key in shapes):
+        return None
+    return 5 if any("_proj." in key or ".layers." in key for key in shapes) else 4
 
 
 def _module(key):
@@ -241,17 +251,43 @@ def _network(model):
     return network
 
 
+def _format_and_reasons(architecture):
+    """The first of `_FORMATS` whose modules a model has, else the first and why it is not that."""
+    able = (f for f in _FORMATS if not f.cannot_hold(architecture))
+    format_ = next(able, HUGGINGFACE)
+    reasons = format_.cannot_hold(architecture)
+    if architecture.fields.get("gated_mlp"):  # one kernel of ours is two in transformers 5
+        reasons = reasons or ["a gated MLP"]
+    return format_, reasons
+
+
 def _keys(network, transformers):
-    """Variable path -> key of transformers."""
+    """Variable path -> key of transformers, or our own."""
+    if transformers is None:
+        return {variable.path: _own_key(variable.path) for variable in network.weights}
     if transformers not in _SPELLINGS:
-        raise ValueError(f"`transformers` must be 4 or 5. Received: {transformers!r}")
+        raise ValueError(f"`transformers` must be 4, 5 or None. Received: {transformers!r}")
     architecture = describe(network.config)
+    format_, reasons = _format_and_reasons(architecture)
+    if reasons:
+        raise CheckpointError(ARRAYS, [f"PEFT's models cannot hold {reason}" for reason in reasons])
     # The first of its family's layouts, in the names of that version.
-    layout = layout_for(None, architecture).split("+")[0] + _SPELLINGS[transformers]
-    prefix, entries = matching.written_entries(
-        pathlib.Path(ARRAYS), HUGGINGFACE, architecture, layout
-    )
-    return {entry.ours: prefix + entry.theirs for entry in entries}
+    layout = "+".join((format_.layout_for(None, architecture), *_SPELLINGS[transformers]))
+    prefix, entries = matching.written_entries(pathlib.Path(ARRAYS), format_, architecture, layout)
+    keys = {entry.ours: prefix + entry.theirs for entry in entries}
+    if format_ is HUGGINGFACE_DINOV2:  # whose blocks stay there in the models of transformers 5
+        keys = {path: key.replace(".layers.", ".encoder.layer.") for path, key in keys.items()}
+    return keys
+
+
+def _own_key(path):
+    """A variable's path as a module's name.
+
+    >>> _own_key("encoderblock_0/attention/query_kernel"), _own_key("head/bias")
+    ('encoderblock_0.attention.query.weight', 'head.bias')
+    """
+    path = path.removesuffix("kernel") + "weight" if path.endswith("kernel") else path
+    return path.replace("/", ".").replace("_weight", ".weight")
 
 
 def _head(network, keys):

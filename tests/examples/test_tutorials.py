@@ -26,6 +26,8 @@ def test_looking_inside():
 
 @pytest.mark.slow
 @pytest.mark.tensorflow_only
-@pytest.mark.parametrize("name", ["own_pictures.py", "table5_tiny.py", "without_labels.py"])
+@pytest.mark.parametrize(
+    "name", ["frozen_probe_lora.py", "own_pictures.py", "table5_tiny.py", "without_labels.py"]
+)
 def test_a_tutorial_that_trains(name):
     run(name)

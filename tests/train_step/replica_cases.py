@@ -9,6 +9,7 @@ import numpy as np
 from keras_vit.training.losses import SoftmaxCrossentropy
 from keras_vit.training.optimizers import SGD, AdamW
 from keras_vit.training.schedules import WarmupDecay
+from keras_vit.training.tuning import merge_lora, rate_factors, set_tune
 from tests.tiny import make_model
 
 # float32 sums in another order, over ten steps.
@@ -66,7 +67,10 @@ CASES = {
     ),
     "mixed_bfloat16": (clipped, {}, {}, WHOLE),
     "dropout": (clipped, {}, {}, WHOLE),
+    "lora_and_layer_decay": (decayed, {"global_clipnorm": 0.5}, {}, WHOLE),
 }
+# name -> `(tune, layer_decay)` of the cases that do not train everything at one rate
+TUNED = {"lora_and_layer_decay": ("lora:2", 0.5)}
 # name -> configuration of the model, where it is not the default one
 CONFIGS = {
     "mixed_bfloat16": {"dtype": "mixed_bfloat16"},
@@ -100,6 +104,10 @@ def run(name, held_out=13, **arguments):
     if name == "refused_step":
         images[3 * batch_size] = np.nan
     model = make_model(**CONFIGS.get(name, {}))
+    if name in TUNED:
+        tune, layer_decay = TUNED[name]
+        set_tune(model, tune)
+        settings = {**settings, "rate_factors": rate_factors(model, layer_decay)}
     model.compile(
         make_optimizer(**settings),
         SoftmaxCrossentropy(),
@@ -120,6 +128,9 @@ def run(name, held_out=13, **arguments):
         for variable in model.optimizer.variables
     }
     weights = {variable.path: variable.numpy() for variable in model.trainable_variables}
+    if name in TUNED:
+        merged = merge_lora(model).predict(images[:held_out], **options)
+        np.testing.assert_allclose(merged, others["predictions"], atol=WEIGHTS)
     return history, results, weights, others
 
 

@@ -159,6 +159,44 @@ def test_merged_is_unmerged_and_an_ordinary_model(make, tmp_path):
     set_tune(model, "lora:1")  # and again
 
 
+def test_lora_of_keras_adapts_an_attention_and_an_mlp_and_freezes_their_kernels():
+    model = make_model()
+    paths = [v.path for v in model.weights]
+    images, _ = examples(2)
+    expected = logits(model, images)
+    block = model.get_layer("encoderblock_0")
+    block.attention.enable_lora(2, lora_alpha=4)
+    block.mlp.dense_1.enable_lora(3)
+    np.testing.assert_array_equal(logits(model, images), expected)
+    before = values(model.weights)
+    fit(model)
+    after = values(model.weights)
+    names = [f"attention/{n}_kernel" for n in ("query", "key", "value", "out")]
+    kernels = {f"encoderblock_0/{n}" for n in (*names, "mlp/dense_1/kernel")}
+    same = {path for path in after if np.array_equal(before[path], after[path])}
+    assert same == kernels
+    unmerged = logits(model, images)
+    assert np.abs(unmerged - expected).max() > 1e-3
+    merge_lora(model)
+    assert [v.path for v in model.weights] == paths
+    np.testing.assert_allclose(logits(model, images), unmerged, atol=MERGED)
+    for layer, message in ((block.attention, None), (type(block.attention)(2, name="a"), "is not")):
+        if message is None:
+            layer.enable_lora(1)
+        with pytest.raises(ValueError, match=message or "has some"):
+            layer.enable_lora(1)
+
+
+def test_the_modes_of_keras_are_refused_and_ours_are_named():
+    model = make_model(depth=1)
+    before = values(model.weights)
+    for refused in (model, keras_vit.include_preprocessing(model)):
+        with pytest.raises(NotImplementedError, match=r"'int8' .*quantization='int8'.*'lora:R'"):
+            refused.quantize("int8")
+    for path, value in values(model.weights).items():
+        np.testing.assert_array_equal(value, before[path])
+
+
 def test_blocks_that_are_computed_again_draw_the_same_masks():
     trained = []
     for remat in (False, True):

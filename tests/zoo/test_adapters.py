@@ -20,23 +20,28 @@ PEFT = pathlib.Path(__file__).parents[1] / "reference" / "peft"
 ATOL = 5e-6
 
 
-def base():
-    return keras_vit.from_pretrained(PEFT / "base")
+def base(name="base"):
+    return keras_vit.from_pretrained(PEFT / name)
 
 
 def logits(model, images):
     return keras.ops.convert_to_numpy(model(images, training=False))
 
 
-@pytest.mark.parametrize(("name", "version"), [("all_kernels", 4), ("rank_stabilized", 5)])
-def test_an_adapter_of_peft_gives_its_outputs_and_is_written_as_it_was(name, version, tmp_path):
+@pytest.mark.parametrize(
+    ("name", "version", "source"),
+    [("all_kernels", 4, "base"), ("rank_stabilized", 5, "base"), ("dinov2", 5, "base_dinov2")],
+)
+def test_an_adapter_of_peft_gives_its_outputs_and_is_written_as_it_was(
+    name, version, source, tmp_path
+):
     reference = np.load(PEFT / name / "ref.npz")
-    images, model = reference["images"], base()
+    images, model = reference["images"], base(source)
     np.testing.assert_allclose(logits(model, images), reference["base"], atol=ATOL)
     load_adapter(model, PEFT / name)
     np.testing.assert_allclose(logits(model, images), reference["logits"], atol=ATOL)
 
-    save_adapter(model, tmp_path / "again", transformers=version, base="base")
+    save_adapter(model, tmp_path / "again", transformers=version, base=source)
     theirs, ours = load_file(PEFT / name / ARRAYS), load_file(tmp_path / "again" / ARRAYS)
     if name == "rank_stabilized":  # it has no head; ours is always there
         ours = {key: array for key, array in ours.items() if ".classifier." not in key}
@@ -130,12 +135,36 @@ def test_models_without_adapters_or_with_two_are_refused(tmp_path):
     set_tune(model, "lora:2")
     with pytest.raises(ValueError, match="must have no adapters"):
         load_adapter(model, PEFT / "all_kernels")
-    with pytest.raises(ValueError, match="must be 4 or 5"):
+    with pytest.raises(ValueError, match="must be 4, 5 or None"):
         save_adapter(model, tmp_path, transformers=3)
     other = make_model(pooling="mean", class_token=False)
     set_tune(other, "lora:1")
-    with pytest.raises(CheckpointError, match="huggingface cannot hold"):
+    with pytest.raises(CheckpointError, match="PEFT's models cannot hold"):
         save_adapter(other, tmp_path)
-    assert adapter_of(other) is None  # a run of such a model has no adapter file
     with pytest.raises(TypeError, match="must be a model of keras_vit"):
         save_adapter(keras.Sequential([keras.Input((3,))]), tmp_path)
+
+
+MEAN_POOLED = {"pooling": "mean", "class_token": False}
+
+
+def test_a_model_that_transformers_lacks_has_an_adapter_in_our_own_names(tmp_path):
+    images = np.random.default_rng(0).uniform(-1, 1, (2, 8, 8, 3)).astype("float32")
+    model = make_model(**MEAN_POOLED)
+    set_tune(model, "lora:2", lora_alpha=3)
+    rng = np.random.default_rng(1)
+    for variable in model.trainable_variables:
+        variable.assign(0.1 * rng.normal(size=variable.shape))
+    adapter_of(model).write(tmp_path / "run")  # as a run's folder has it
+    save_adapter(model, tmp_path / "own", transformers=None)
+    arrays = load_file(tmp_path / "own" / ARRAYS)
+    assert arrays.keys() == load_file(tmp_path / "run" / ARRAYS).keys()
+    prefix = "base_model.model."
+    assert arrays[f"{prefix}encoderblock_0.attention.query.lora_A.weight"].shape == (2, 16)
+    assert arrays[f"{prefix}encoderblock_0.mlp.dense_1.lora_B.weight"].shape == (32, 2)
+    config = json.loads((tmp_path / "own" / CONFIG).read_text())
+    assert config["modules_to_save"] == ["head"]
+    again = load_adapter(make_model(**MEAN_POOLED), tmp_path / "own")
+    np.testing.assert_array_equal(logits(again, images), logits(model, images))
+    with pytest.raises(CheckpointError, match=r"has the shape \(3, 16\), expected \(3, 32\)"):
+        load_adapter(make_model(**MEAN_POOLED, hidden_size=32), tmp_path / "own")
