@@ -14,7 +14,7 @@ from tests.train_step import replica_cases
 pytestmark = pytest.mark.tensorflow_only  # once, in a child whose backend is JAX
 
 ROOT = pathlib.Path(__file__).parents[2]
-QUICK = ("all", "lora_and_layer_decay")
+QUICK = ("all",)
 # Keras refuses batches that the devices do not divide there.
 UNEVEN = ("partial_last_batch", "uneven_batches")
 SLOW = tuple(name for name in replica_cases.CASES if name not in (*QUICK, *UNEVEN))

@@ -149,7 +149,10 @@ def test_model_of_one_class_has_no_task_in_its_configuration():
         ({"objective": "multilabel"}, "multi-hot"),
         ({"objective": "multilabel", "loss": "mse"}, "`loss` must be one of .'sigmoid'"),
         ({"objective": "supervised", "loss": "mse"}, "`loss` must be one of .'softmax', 'sigmoid'"),
-        ({"objective": "regression", "label_smoothing": 0.1}, "`label_smoothing` is of the objectives"),
+        (
+            {"objective": "regression", "label_smoothing": 0.1},
+            "`label_smoothing` is of the objectives",
+        ),
         ({"objective": "regression", "augmentation": "bit_160_128_mixup"}, "mixes images"),
     ],
 )
