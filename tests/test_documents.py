@@ -18,7 +18,7 @@ import pytest
 from PIL import Image
 
 import keras_vit
-from keras_vit.checkpoints.catalog import augreg
+from keras_vit.checkpoints.catalog import augreg, lookup
 from keras_vit.checkpoints.catalog import resolve as checkpoint_names
 from keras_vit.checkpoints.download import class_names
 from keras_vit.cli import flags, main
@@ -169,7 +169,8 @@ def stand_ins(page):
 
 def pages_that_run():
     """The pages with blocks that are run; those whose blocks train or export are slow."""
-    quick = {"docs/analysis.md", "docs/checkpoints.md", "docs/data.md", "docs/datasets.md"}
+    names = ("analysis", "checkpoints", "data", "datasets", "fashion_mnist_vit_mini_4")
+    quick = {f"docs/{name}.md" for name in names}
     for page in PAGES:
         if any(reason is None for _, _, reason in blocks(page, "python")):
             marks = () if name_of(page) in quick else pytest.mark.slow
@@ -269,6 +270,15 @@ def test_local_links_lead_to_files_and_headings(page):
 def test_every_page_can_be_reached_from_the_readme():
     linked = {link["path"] for link in LINK.finditer(PAGES[0].read_text())}
     assert {name_of(page) for page in PAGES[1:]} <= linked
+
+
+def test_the_card_of_the_model_in_the_package_says_what_the_catalogue_says():
+    text = (ROOT / "docs/fashion_mnist_vit_mini_4.md").read_text()
+    row = lookup.get_checkpoint("fashion_mnist/ViT-mini_4")
+    assert f"{row.num_bytes:,} bytes" in text
+    assert row.sha256 in text
+    assert f"| 10,000 test images | {row.accuracy / 100:.4f} |" in text
+    assert f"{keras_vit.from_pretrained(row.name).count_params():,} parameters" in text
 
 
 def test_the_readme_is_short_and_has_a_picture():

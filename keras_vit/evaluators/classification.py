@@ -26,8 +26,11 @@ _TOP_K = 5
 
 
 @dataclasses.dataclass
-class Classification:
-    """Evaluator of accuracy and loss on a split, each image counted once.
+class OnSplit:
+    """Base of evaluators that run a model over a split, each image counted once.
+
+    A subclass has `task`, what the labels must be (None: any), and `measure_batches(model,
+    batches)`, which returns a dict from key to number.
 
     Args:
         split: Name of the split.
@@ -43,23 +46,37 @@ class Classification:
     batch_size: int = 64
     name: str = ""
     between: Callable[[], None] | None = dataclasses.field(default=None, repr=False)
+    task = None
 
     def __post_init__(self):
         self.name = self.name or self.split
         self._batches = None
 
     def run(self, model):
-        """Returns `accuracy`, `loss` and, with fewer classes than the model, `top5_accuracy`."""
-        from keras_vit.data import pipeline
+        """Returns a dict from key to number."""
 
-        if not isinstance(self.dataset, pipeline.DatasetInfo):
-            self.dataset = resolve_for(model, self.dataset, self.split)
+        self.dataset = resolve_for(model, self.dataset, self.split, task=self.task)
         if self._batches is None:
             self._batches = evaluation_batches(
                 model, self.dataset, self.split, self.batch_size, repeated=True
             )
+        return self.measure_batches(model, self._batches)
+
+
+@dataclasses.dataclass
+class Classification(OnSplit):
+    """Evaluator of accuracy and loss on a split.
+
+    `run` returns `accuracy`, `loss` and, with fewer classes than the model, `top5_accuracy`.
+
+    Args:
+        split, dataset, batch_size, name, between: As in `OnSplit`.
+    """
+
+    def measure_batches(self, model, batches):
+        """What `evaluate_batches` returns, but for what is only counted."""
         classes = scored_classes(self.dataset, self.split)
-        metrics = evaluate_batches(model, self._batches, classes, self.between)
+        metrics = evaluate_batches(model, batches, classes, self.between)
         return {key: value for key, value in metrics.items() if isinstance(value, float)}
 
 

@@ -4,39 +4,13 @@ Shapes: n images, C outputs.
 """
 
 import dataclasses
-from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 
-from keras_vit.evaluators.classification import check_classes, class_order
+from keras_vit.evaluators.classification import OnSplit, class_order
 from keras_vit.evaluators.own_data import resolve_for
 from keras_vit.models.classifier import preprocessing_of
 from keras_vit.models.pixel_model import network_of
-
-
-def split_batches(
-    model, info, split, batch_size=64, *, task=None, repeated=False, preprocessing=None
-):
-    """The batches of a split as a model wants them.
-
-    Args:
-        model: As in `keras_vit.evaluate`.
-        info: A `DatasetInfo`.
-        split: Name of the split.
-        batch_size: Images in one call of the model.
-        task: What the labels must be; None takes any.
-        repeated: As in `keras_vit.data.pipeline.evaluation_dataset`.
-        preprocessing: As in `keras_vit.evaluate`.
-
-    Returns:
-        A `tf.data.Dataset` of (images, labels, mask).
-    """
-    from keras_vit.data import pipeline
-
-    info = pipeline.resolve(info, task=task)
-    rule = preprocessing_of(model, preprocessing)
-    return pipeline.evaluation_dataset(info, split, rule, batch_size=batch_size, repeated=repeated)
 
 
 def collect(model, batches, between=None, order=None):
@@ -44,7 +18,7 @@ def collect(model, batches, between=None, order=None):
 
     Args:
         model: As in `keras_vit.evaluate`.
-        batches: Of `split_batches`.
+        batches: A `tf.data.Dataset` of (images, labels, mask).
         between: Called before each batch, or None.
         order: The logit of each class, as `class_order` returns it; None is the same.
 
@@ -75,46 +49,26 @@ def answers(model, dataset, split, batch_size=64, *, task, preprocessing=None, c
     Raises:
         ValueError: If the data are for another task, or the model's classes are others.
     """
+    from keras_vit.data import pipeline
+
     model = network_of(model)
     info = resolve_for(model, dataset, split, task=task, class_names=class_names)
     order = class_order(model, info, class_names)
-    batches = split_batches(model, info, split, batch_size, preprocessing=preprocessing)
+    rule = preprocessing_of(model, preprocessing)
+    batches = pipeline.evaluation_dataset(info, split, rule, batch_size=batch_size)
     return info, *collect(model, batches, order=order)
 
 
 @dataclasses.dataclass
-class SplitEvaluator:
+class SplitEvaluator(OnSplit):
     """Base of evaluators that look at all answers about a split at once.
 
-    A subclass has `task`, what the labels must be, and `measure(outputs, labels, model)`.
+    A subclass has `task` and `measure(outputs, labels, model)`.
 
     Args:
-        split: Name of the split.
-        dataset: As in `keras_vit.evaluate`; None is the data set of the training that it is given
-            to.
-        batch_size: Images in one call of the model; no result depends on it.
-        name: Name of the evaluator; by default the split's.
-        between: Called before each batch, or None.
+        split, dataset, batch_size, name, between: As in `OnSplit`.
     """
 
-    split: str = "validation"
-    _: dataclasses.KW_ONLY
-    dataset: Any = None
-    batch_size: int = 64
-    name: str = ""
-    between: Callable[[], None] | None = dataclasses.field(default=None, repr=False)
-    task = None
-
-    def __post_init__(self):
-        self.name = self.name or self.split
-        self._batches = None
-
-    def run(self, model):
-        """Returns a dict from key to number."""
-        self.dataset = resolve_for(model, self.dataset, self.split, task=self.task)
-        if self._batches is None:
-            check_classes(model, self.dataset)
-            self._batches = split_batches(
-                model, self.dataset, self.split, self.batch_size, repeated=True
-            )
-        return self.measure(*collect(model, self._batches, self.between), model)
+    def measure_batches(self, model, batches):
+        """`measure` of all answers."""
+        return self.measure(*collect(model, batches, self.between), model)

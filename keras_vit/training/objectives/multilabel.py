@@ -3,7 +3,7 @@
 import dataclasses
 
 from keras_vit.data.tasks import MULTILABEL
-from keras_vit.evaluators import multilabel, outputs
+from keras_vit.evaluators import classification, multilabel, outputs
 from keras_vit.models.task import Task
 from keras_vit.training.losses import SigmoidCrossentropy
 
@@ -45,7 +45,7 @@ class MultiLabel:
     def conclude(self, model, info, split, batch_size):
         if split is None:
             return
-        batches = outputs.split_batches(model, info, split, batch_size)
+        batches = classification.evaluation_batches(model, info, split, batch_size)
         thresholds = multilabel.best_thresholds(*outputs.collect(model, batches))
         model.task = Task(kind=MULTILABEL, thresholds=thresholds)
 
