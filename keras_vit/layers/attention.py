@@ -296,18 +296,26 @@ class MultiHeadAttention(Adaptable, CompositeLayer):
         query, key = self._query_and_key(inputs, query)
         return attention_probabilities(query, key, self.relative_embedding)
 
-    def call(self, inputs, query=None, training=None):
+    def projected(self, inputs, query=None, training=None):
+        """Query, key and value, each (B, k, T or S, d), of (B, S, D) and a query (B, T, D)."""
         query, key = self._query_and_key(inputs, query, training)
-        value = self._project(inputs, "value", training)
-        mixed = attend(
-            *(query, key, value, self.attention_dropout, self.seeds, training),
-            relative=self.relative_embedding,
-        )
+        return query, key, self._project(inputs, "value", training)
+
+    def joined(self, mixed, training=None):
+        """The last projection: what the heads mixed, (B, k, T, d), -> (B, T, D)."""
         tokens, features = ops.shape(mixed)[2], self.num_heads * self.head_size
         rows = ops.reshape(ops.transpose(mixed, (0, 2, 1, 3)), (-1, features))  # (B T, D)
         mixed = ops.matmul(rows, ops.reshape(self.out_kernel, (features, features)))
         mixed = self.adapted(mixed + self.out_bias, "out_kernel", rows, training)
         return ops.reshape(mixed, (-1, tokens, features))  # (B, T, D)
+
+    def call(self, inputs, query=None, training=None):
+        query, key, value = self.projected(inputs, query, training)
+        mixed = attend(
+            *(query, key, value, self.attention_dropout, self.seeds, training),
+            relative=self.relative_embedding,
+        )
+        return self.joined(mixed, training)
 
     def compute_output_shape(self, inputs_shape, query_shape=None):
         return inputs_shape if query_shape is None else query_shape

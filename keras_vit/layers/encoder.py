@@ -256,16 +256,27 @@ class EncoderBlock(CompositeLayer):
         return self.attention.attention_probabilities(self.norm_1(tokens, training=False))
 
     def call(self, tokens, training=None):
-        if training and self.remat:
-            return self._recomputed(tokens)
-        return self._block(tokens, training)
+        return self.with_attention(self.attention, tokens, training)
 
-    def _recomputed(self, tokens):
+    def with_attention(self, attention, tokens, training=None, draws=1):
+        """The block with another function of its normed tokens in the place of its attention.
+
+        Args:
+            attention: Function of (B, T, D) and `training` that gives (B, T, D).
+            tokens: (B, T, D).
+            training: As in a call.
+            draws: How often the function draws the attention's dropout.
+        """
+        if training and self.remat:
+            return self._recomputed(attention, tokens, draws)
+        return self._block(attention, tokens, training)
+
+    def _recomputed(self, attention, tokens, attention_draws):
         """The block whose intermediate values are computed again for its gradient."""
         # How many seeds each generator gives; they are drawn once, outside of what runs twice.
         draws = (
             (self.seeds, (self.dropout > 0) + 2 * (self.stochastic_depth > 0)),
-            (self.attention.seeds, int(self.attention_dropout > 0)),
+            (self.attention.seeds, attention_draws * (self.attention_dropout > 0)),
             (self.mlp.seeds, 2 * (self.dropout > 0)),
             *((lora.seeds, int(lora.dropout > 0)) for _, lora in adapters_of(self)),
         )
@@ -276,12 +287,12 @@ class EncoderBlock(CompositeLayer):
             with contextlib.ExitStack() as stack:
                 for (generator, _), given in zip(draws, seeds, strict=True):
                     stack.enter_context(generator.giving(given))
-                return self._block(tokens, training=True)
+                return self._block(attention, tokens, training=True)
 
         return keras.remat(block)(tokens)
 
-    def _block(self, tokens, training):
-        branch = self.attention(self.norm_1(tokens, training=training), training=training)
+    def _block(self, attention, tokens, training):
+        branch = attention(self.norm_1(tokens, training=training), training=training)
         branch = dropout(branch, self.dropout, self.seeds, training)
         branch = branch if self.layer_scale is None else self.layer_scale_1(branch)
         tokens = tokens + drop_branch(branch, self.stochastic_depth, self.seeds, training)

@@ -3,6 +3,7 @@
 import keras
 
 from keras_vit.layers.pyramid import SimpleFeaturePyramid
+from keras_vit.models.windows import windowed_features
 
 
 @keras.saving.register_keras_serializable(package="keras_vit")
@@ -21,21 +22,42 @@ class PyramidBackbone(keras.Model):
         return dict(self.output)
 
 
-def pyramid_backbone(model, channels=256, name="pyramid_backbone"):
+def pyramid_backbone(
+    model,
+    channels=256,
+    window=None,
+    global_blocks=None,
+    relative_positions=False,
+    name="pyramid_backbone",
+):
     """ViTDet's simple feature pyramid (arXiv:2203.16527) on a model, whose weights are shared.
 
     With patches of 16 the strides are 4, 8, 16, 32 and 64.  It starts from the last block's output,
-    without the final norm.  Attention is that of the model, over all patches; there are no windows.
+    without the final norm.
 
     Args:
         model: An `ImageClassifier` with encoder blocks, or a BiT-ResNet, whose strides are doubled.
         channels: F, channels of each map.
+        window: Sides of the windows in patches, 14 in the paper, as in `windowed_features`; None
+            keeps the attention of the model, over all patches.
+        global_blocks: As in `windowed_features`; they need a window.
+        relative_positions: As in `windowed_features`; they need a window.
         name: Name of the Keras model.
 
     Returns:
         A `PyramidBackbone`.
+
+    Raises:
+        ValueError: As `windowed_features`, or for its arguments without a window.
     """
-    features = model.feature_extractor(blocks=(-1,), layout="grid", normalize=False)
-    (x,) = features.output.values()  # (B, h, w, D)
+    if window is not None:
+        x = windowed_features(model, window, global_blocks, relative_positions).output
+    elif global_blocks is not None or relative_positions:
+        raise ValueError(
+            "`global_blocks` and `relative_positions` need a `window`. Received: window=None"
+        )
+    else:
+        features = model.feature_extractor(blocks=(-1,), layout="grid", normalize=False)
+        (x,) = features.output.values()  # (B, h, w, D)
     pyramid = SimpleFeaturePyramid(channels, dtype=model.dtype_policy, name="pyramid")
     return PyramidBackbone(model.input, pyramid(x), name=name)

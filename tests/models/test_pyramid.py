@@ -5,10 +5,12 @@ import shutil
 
 import keras
 import numpy as np
+import pytest
 
 import keras_vit
 from keras_vit.layers.pyramid import LEVELS, SimpleFeaturePyramid
 from keras_vit.models.pyramid import pyramid_backbone
+from keras_vit.models.windows import windowed_features
 from tests import tiny
 from tests.conftest import REFERENCE
 
@@ -70,6 +72,47 @@ def test_a_backbone_has_pyramid_outputs_and_is_saved(tmp_path):
     assert set(again.pyramid_outputs) == set(LEVELS)
     for level, value in again.predict_on_batch(images).items():
         np.testing.assert_array_equal(value, expected[level])
+
+
+def test_windows_by_choice_share_a_plain_models_weights(tmp_path):
+    model = tiny.make_model(image_size=16, depth=2)  # of a plain checkpoint, with a class token
+    grid = model.config.grid
+    plain = model.feature_extractor((-1,), "grid", normalize=False)
+    images = np.random.default_rng(0).uniform(-1, 1, (2, 16, 16, 3)).astype(np.float32)
+    (expected,) = plain.predict_on_batch(images).values()
+    whole = windowed_features(model, max(grid), global_blocks=(), relative_positions=True)
+    np.testing.assert_allclose(whole.predict_on_batch(images), expected, atol=2e-5)
+    depth = model.config.depth
+    options = {"window": (2, 3), "global_blocks": (-1,), "relative_positions": True}
+    backbone = pyramid_backbone(model, channels=8, **options)
+    names = [layer.name for layer in backbone.layers if layer.name.startswith("windows_")]
+    assert names == [*(f"windows_{i}" for i in range(depth)), "windows_grid"]
+    assert backbone.get_layer("windows_0").window == (2, 3)
+    assert backbone.get_layer(f"windows_{depth - 1}").window == grid
+    rng = np.random.default_rng(1)
+    for name in names[:-1]:
+        for table in (backbone.get_layer(name).rows, backbone.get_layer(name).columns):
+            assert not np.asarray(table).any()
+            table.assign(rng.normal(size=table.shape))
+    maps = backbone.predict_on_batch(images)
+    assert not np.allclose(maps["P4"], pyramid_backbone(model, 8).predict_on_batch(images)["P4"])
+    backbone.save(tmp_path / "backbone.keras")
+    again = keras.models.load_model(tmp_path / "backbone.keras")
+    for level, value in again.predict_on_batch(images).items():
+        np.testing.assert_array_equal(value, maps[level])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"relative_positions": True}, "need a `window`"),
+        ({"window": 0}, "`window` must be a positive integer"),
+        ({"window": 2, "global_blocks": (9,)}, "`blocks` must be integers"),
+    ],
+)
+def test_windows_that_have_no_meaning_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        pyramid_backbone(tiny.make_model(image_size=16), 8, **options)
 
 
 def test_intermediate_maps_are_timms(tmp_path):

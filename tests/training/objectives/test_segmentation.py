@@ -21,11 +21,12 @@ from tests.train_step import replica_cases
 OPTIONS = {
     "objective": "segmentation",
     "decoder": "mask",
+    "decoder_depth": 1,
     "optimizer": "sgd",
     "learning_rate": 0.01,
-    "steps": 4,
+    "steps": 3,
     "batch_size": 2,
-    "report_steps": 2,
+    "report_steps": 3,
     "window_stride": 8,
     "class_weights": (1.0, 2.0, 1.5),
     "progress": False,
@@ -33,13 +34,13 @@ OPTIONS = {
 
 
 class Stop(keras.callbacks.Callback):
-    """Stands for a process that is killed after three steps."""
+    """Stands for a process that is killed after two steps."""
 
     count = 0
 
     def on_train_batch_end(self, batch, logs=None):
         self.count += 1
-        if self.count == 3:
+        if self.count == 2:
             raise InterruptedError
 
 
