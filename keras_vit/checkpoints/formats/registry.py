@@ -49,6 +49,10 @@ def format_for(architecture, came_from=None):
     return next(able, (candidates or list(FORMATS.values()))[0])
 
 
+# Of a name, how much is looked at for what a wrapper put before it.
+_MAX_WRAPPER = 64
+
+
 def find_format(path, keys):
     """The `Format` that has a mark among a file's keys.
 
@@ -71,6 +75,24 @@ def find_format(path, keys):
             "of no known format: it looks like what Keras's `save_weights` writes, which does not "
             "tell its model; make the model and call its `load_weights`, or save it as .keras",
         )
+    wrapped = _wrapped(keys)
+    if wrapped is not None:
+        raise CheckpointError(
+            path,
+            "of no known format: without {!r} before its names it would be of {}; take that off "
+            "them".format(*wrapped),
+        )
     marks = "; ".join(f"{f.name} has {f.signatures[0]}" for f in FORMATS.values())
     sample = ", ".join(sorted(keys)[:3])
     raise CheckpointError(path, f"of no known format: it holds {sample} ... ({marks})")
+
+
+def _wrapped(keys):
+    """(what stands before a file's names, the format without it), or None."""
+    key = min(keys, default="")  # what is not before this one is not before all of them
+    for start in (key[: at + 1] for at, letter in enumerate(key[:_MAX_WRAPPER]) if letter == "."):
+        bare = {other.removeprefix(start) for other in keys if other.startswith(start)}
+        for format_ in FORMATS.values():
+            if format_.found_under({format_.respell(other) for other in bare}):
+                return start, format_.name
+    return None

@@ -20,6 +20,8 @@ WRAPPERS = (
     "", "module.", "model.", "backbone.", "_orig_mod.", "model.module.", "module.model.",
     "module._orig_mod.", "_orig_mod.module.", "encoder.", "student.", "teacher.",
     "module.backbone.", "teacher.backbone.", "student.backbone.", "state_dict.", "model.backbone.",
+    "model._orig_mod.", "_orig_mod.model.", "net.", "network.", "net._orig_mod.", "trunk.",
+    "visual.trunk.",
 )  # fmt: skip
 
 

@@ -77,7 +77,9 @@ def test_outputs_are_those_of_transformers_and_files_come_back(name, assert_clos
     assert keras_vit.from_pretrained(path).config == model.config
 
 
-@pytest.mark.parametrize("prefix", ["module.", "model.", "backbone.", "_orig_mod."])
+@pytest.mark.parametrize(
+    "prefix", ["module.", "backbone.", "_orig_mod.", "model._orig_mod.", "net."]
+)
 @pytest.mark.parametrize("name", ["vit_raw_names", "dinov2"])
 def test_what_a_wrapper_puts_before_all_names_is_taken_off(name, prefix, assert_close, tmp_path):
     folder = written(name, tmp_path, lambda key: prefix + key)

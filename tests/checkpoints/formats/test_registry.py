@@ -179,3 +179,10 @@ def test_mutants_of_names_shapes_and_config_are_understood_or_one_error(path):
 def test_weights_that_keras_alone_wrote_are_named_for_what_they_are():
     with pytest.raises(CheckpointError, match="what Keras's `save_weights` writes"):
         find_format("a.weights.h5", {"layers/dense/vars/0", "layers/dense/vars/1"})
+
+
+def test_what_an_unknown_wrapper_put_before_all_names_is_named():
+    keys = {"patch_embed.proj.weight", "blocks.0.attn.qkv.weight", "pos_embed"}
+    for start in ("tower.", "lit.tower."):
+        with pytest.raises(CheckpointError, match=f"without '{start}' before its names .* timm"):
+            find_format("a.safetensors", {start + key for key in keys})
