@@ -3,11 +3,13 @@
     python tools/tuning_table.py count                         # parameters and optimizer's memory
     python tools/tuning_table.py pretrain runs/half            # on five of Fashion-MNIST's classes
     python tools/tuning_table.py train runs/tuning --model=runs/half --dataset=fashion_mnist
+    python tools/tuning_table.py time --model=runs/half        # of a step, in turns
 
 `train` fine-tunes a model in each way and with each seed, every run in a process of its own, and
 reports the accuracy on the test images, the parameters trained, the time of a step, the peak of the
 process's memory, and the bytes that one more task takes to store.  A run that is there is not
-repeated; the table goes to `table.json` and stdout.
+repeated; the table goes to `table.json` and stdout.  `time` makes the steps of all ways in turns
+and prints the shortest of each: what else the machine does slows down all of them or none.
 """
 
 import argparse
@@ -22,11 +24,14 @@ import sys
 import time
 
 import keras
+import numpy as np
 
 import keras_vit
 from keras_vit.data import pipeline
 from keras_vit.files import write_whole
-from keras_vit.training.tuning import set_tune
+from keras_vit.training.losses import SoftmaxCrossentropy
+from keras_vit.training.optimizers import AdamW
+from keras_vit.training.tuning import rate_factors, set_tune
 
 COUNTED = ("all", "last:2", "lora:16", "lora:4", "bias", "norms", "head")
 # Row of the table -> (factor on the rate, fields of the recipe).  The fewer weights move, the
@@ -40,6 +45,7 @@ ROWS = {
     "head": (10, {"tune": "head"}),
 }
 PRETRAINED_CLASSES = 5
+BATCH_SIZE = 64
 
 
 def main():
@@ -51,6 +57,9 @@ def main():
     upstream.add_argument("workdir", type=pathlib.Path, help="folder of the run")
     upstream.add_argument("--epochs", type=float, default=4)
     upstream.add_argument("--data_dir", help="where TFDS keeps its data sets")
+    timed = commands.add_parser("time", help="time of a step, in turns")
+    timed.add_argument("--model", required=True, help="source of a pre-trained model")
+    timed.add_argument("--rounds", type=int, default=20)
     train = commands.add_parser("train", help="accuracy, time, memory and size")
     train.add_argument("workdir", type=pathlib.Path, help="folder of the runs")
     train.add_argument("--model", required=True, help="source of a pre-trained model")
@@ -66,6 +75,8 @@ def main():
         count()
     elif arguments.command == "pretrain":
         pretrain(arguments)
+    elif arguments.command == "time":
+        time_steps(arguments)
     elif arguments.row:
         print(json.dumps(run(arguments)))
     else:
@@ -114,6 +125,26 @@ def pretrain(arguments):
     print(json.dumps(result.metrics["test"]))
 
 
+def time_steps(arguments):
+    """Prints the shortest step of each row, in milliseconds."""
+    rng, steps, shortest = np.random.default_rng(0), {}, {}
+    for row, (_, fields) in ROWS.items():
+        model = keras_vit.from_pretrained(arguments.model, num_classes=10)
+        set_tune(model, fields["tune"])
+        factors = rate_factors(model, fields.get("layer_decay"))
+        model.compile(AdamW(1e-4, rate_factors=factors), SoftmaxCrossentropy())
+        steps[row] = model.train_on_batch
+        images = rng.uniform(-1, 1, (BATCH_SIZE, *model.config.image_size, 3)).astype("float32")
+        labels = rng.integers(0, 10, BATCH_SIZE)
+        steps[row](images, labels)
+    for _, (row, step) in itertools.product(range(arguments.rounds), steps.items()):
+        start = time.perf_counter()
+        step(images, labels)
+        shortest[row] = min(shortest.get(row, math.inf), time.perf_counter() - start)
+    for row, seconds in shortest.items():
+        print(f"{row:24} {1000 * seconds:6.1f} ms")
+
+
 def run(arguments):
     """One fine-tuning, in this process; what was measured."""
     start = time.perf_counter()
@@ -127,7 +158,7 @@ def run(arguments):
         steps=arguments.steps,
         warmup_steps=arguments.steps // 10,
         report_steps=arguments.steps,
-        batch_size=64,
+        batch_size=BATCH_SIZE,
         optimizer="adamw",
         learning_rate=factor * arguments.learning_rate,
         augmentation="none",
