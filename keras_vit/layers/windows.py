@@ -5,7 +5,6 @@ T = L + h w tokens, D hidden, k heads, d = D / k.
 """
 
 import keras
-import numpy as np
 from keras import ops
 
 from keras_vit.layers.attention import attend
@@ -36,8 +35,8 @@ def unpartitioned(x, window, grid):
 
 def _distances(side, dtype):
     """(side, side, 2 side - 1): one where a table has the distance; its gradient is dense."""
-    places = np.arange(side)[:, None] - np.arange(side) + side - 1
-    return ops.convert_to_tensor(np.eye(2 * side - 1, dtype="float32")[places], dtype=dtype)
+    places = ops.arange(side)[:, None] - ops.arange(side)[None] + side - 1
+    return ops.one_hot(places, 2 * side - 1, dtype=dtype)
 
 
 def decomposed_logits(query, rows, columns):
