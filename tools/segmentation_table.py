@@ -1,12 +1,12 @@
 """The table of clothes on photographs: segmentation with and without a pre-trained backbone.
 
-    python tools/segmentation_table.py runs/clothes --scale=full
+    python tools/segmentation_table.py runs/clothes --scale=full --picture=clothes.png
 
 Makes a data set whose masks are known: clothes of Fashion-MNIST, of ten classes, pasted in colors
 and sizes of chance on parts of scikit-image's photographs, over each other too; a line of one pixel
 around each is ignored.  Clothes and photographs of the splits differ.  Then it trains both decoders
 on a pre-trained and on a random backbone, with several seeds, and prints mean IoU on the test
-split.  A run that is finished is not repeated.
+split.  A run that is finished is not repeated.  The picture is of the pre-trained linear decoder.
 """
 
 import argparse
@@ -19,6 +19,7 @@ from PIL import Image
 
 import keras_vit
 from keras_vit.data import pipeline
+from keras_vit.data.segmenter import Segmenter
 from keras_vit.files import write_whole
 
 SIDE = 128
@@ -31,8 +32,13 @@ CLOTHES = {"train": "train", "validation": "validation", "test": "test"}
 BACKGROUND = "background"
 IGNORE = 255
 _VISIBLE = 40  # of 255, from which a pixel belongs to the cloth
-# --scale -> (images of the splits, steps, seeds)
-SCALES = {"tiny": ((8, 4, 4), 4, 1), "full": ((2000, 100, 300), 2000, 3)}
+# --scale -> (images of the splits, steps, seeds, pixels of a window)
+SCALES = {
+    "tiny": ((8, 4, 4), 4, 1, SIDE),
+    "small": ((500, 20, 60), 150, 3, 64),
+    "full": ((2000, 100, 300), 2000, 3, SIDE),
+}
+_COLORS = ((60, 60, 60), *((int(25 * k), 230 - 20 * k, (97 * k) % 256) for k in range(1, 11)))
 
 
 def photograph(name):
@@ -130,16 +136,32 @@ def random_backbone(source, path):
     return path
 
 
+def draw(model, folder, path, number=4):
+    """Writes a picture: a row for each image of the test split, its mask and its prediction."""
+    colors = np.full((256, 3), 255, np.uint8)
+    colors[: len(_COLORS)] = _COLORS
+    names = sorted((folder / "test" / "images").iterdir())[:number]
+    images = [np.asarray(Image.open(name)) for name in names]
+    masks = [np.asarray(Image.open(folder / "test" / "masks" / name.name)) for name in names]
+    found = Segmenter(model, 16).masks(images)
+    rows = [
+        np.hstack([image, colors[mask], colors[prediction]])
+        for image, mask, prediction in zip(images, masks, found, strict=True)
+    ]
+    Image.fromarray(np.vstack(rows)).quantize(128).save(path, optimize=True)
+
+
 def main(arguments=None):
     """Does what is not there and prints the table."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("workdir", type=pathlib.Path, help="folder of the data and the runs")
     parser.add_argument("--model", default="fashion_mnist/ViT-mini_4", help="the pre-trained one")
     parser.add_argument("--scale", choices=SCALES, default="tiny")
+    parser.add_argument("--picture", type=pathlib.Path, help="PNG of four images with their masks")
     parser.add_argument("--data_dir", help="where TFDS keeps its data sets")
     parser.add_argument("--download", action="store_true", help="if Debian's package is not there")
     given = parser.parse_args(arguments)
-    sizes, steps, num_seeds = SCALES[given.scale]
+    sizes, steps, num_seeds, window = SCALES[given.scale]
     workdir = given.workdir / given.scale
     workdir.mkdir(parents=True, exist_ok=True)
     info = pipeline.resolve("fashion_mnist", given.data_dir, download=given.download)
@@ -148,11 +170,10 @@ def main(arguments=None):
         "pre-trained": given.model,
         "random": random_backbone(given.model, workdir / "random.keras"),
     }
-    print("| backbone | decoder | mean IoU | pixel accuracy | seeds |\n|---|---|---|---|---|")
-    for backbone, source in sources.items():
-        for decoder in ("linear", "mask"):
-            found = []
-            for seed in range(num_seeds):
+    found = {}
+    for seed in range(num_seeds):  # outermost: an early stop leaves whole rows of fewer seeds
+        for backbone, source in sources.items():
+            for decoder in ("linear", "mask"):
                 folder = workdir / f"{backbone}_{decoder}_{seed}"
                 if not (folder / "metrics.json").is_file():
                     keras_vit.finetune(
@@ -161,19 +182,27 @@ def main(arguments=None):
                         folder,
                         recipe="segmentation",
                         decoder=decoder,
-                        image_size=SIDE,
+                        image_size=window,
+                        resize_to=SIDE,
                         steps=steps,
                         learning_rate=1e-3,
                         warmup_steps=steps // 20,
-                        report_steps=max(steps // 4, 1),
+                        report_steps=steps,
                         seed=seed,
                     )
-                found.append(json.loads((folder / "metrics.json").read_text())["test"])
-            cells = []
-            for key in ("mean_iou", "pixel_accuracy"):
-                values = [100 * metrics[key] for metrics in found]
-                cells.append(f"{np.mean(values):.1f} ± {np.std(values):.1f}")
-            print(f"| {backbone} | {decoder} | {cells[0]} | {cells[1]} | {num_seeds} |")
+                metrics = json.loads((folder / "metrics.json").read_text())["test"]
+                found.setdefault((backbone, decoder), []).append(metrics)
+                print(backbone, decoder, seed, metrics["mean_iou"], flush=True)
+    print("| backbone | decoder | mean IoU | pixel accuracy | seeds |\n|---|---|---|---|---|")
+    for names, seeds in found.items():
+        cells = []
+        for key in ("mean_iou", "pixel_accuracy"):
+            values = [100 * metrics[key] for metrics in seeds]
+            cells.append(f"{np.mean(values):.1f} ± {np.std(values):.1f}")
+        print(f"| {names[0]} | {names[1]} | {cells[0]} | {cells[1]} | {len(seeds)} |")
+    if given.picture:
+        model = keras_vit.from_pretrained(workdir / "pre-trained_linear_0")
+        draw(model, workdir / "data", given.picture)
 
 
 if __name__ == "__main__":

@@ -35,7 +35,7 @@ def unpartitioned(x, window, grid):
 
 def _distances(side, dtype):
     """(side, side, 2 side - 1): one where a table has the distance; its gradient is dense."""
-    places = ops.arange(side)[:, None] - ops.arange(side) + side - 1
+    places = ops.arange(side)[:, None] - ops.arange(side)[None] + side - 1
     return ops.one_hot(places, 2 * side - 1, dtype=dtype)
 
 
