@@ -26,7 +26,7 @@ OPTIONS = {
     "learning_rate": 0.01,
     "steps": 3,
     "batch_size": 2,
-    "report_steps": 3,
+    "report_steps": 2,
     "window_stride": 8,
     "class_weights": (1.0, 2.0, 1.5),
     "progress": False,
@@ -34,13 +34,13 @@ OPTIONS = {
 
 
 class Stop(keras.callbacks.Callback):
-    """Stands for a process that is killed after two steps."""
+    """Stands for a process that is killed in the third step, after a report."""
 
     count = 0
 
     def on_train_batch_end(self, batch, logs=None):
         self.count += 1
-        if self.count == 2:
+        if self.count == 3:
             raise InterruptedError
 
 
