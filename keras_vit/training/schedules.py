@@ -83,7 +83,8 @@ class WarmupDecay(keras.optimizers.schedules.LearningRateSchedule):
     def __call__(self, step):
         with keras.name_scope(self.name):
             step = keras.ops.cast(step, "float32")
-            decay_steps = self.total_steps - self.warmup_steps
+            # JAX takes no integers of more than 31 bits.
+            decay_steps = float(self.total_steps - self.warmup_steps)
             progress = keras.ops.clip((step - self.warmup_steps) / decay_steps, 0.0, 1.0)
             if self.decay == "linear":
                 falling = self.learning_rate - self.end_learning_rate

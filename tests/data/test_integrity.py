@@ -48,7 +48,7 @@ def _bad_files(encode):
         "png_head": (png[:20], "IHDR"),
         "png_bomb": (png[:8] + header + _chunk(b"IDAT", b"") + _chunk(b"IEND", b""), "pixels"),
         "scan_bomb": (progressive[:-2] + scan * 200 + b"\xff\xd9", "scans"),
-        "npz": (b"PK\x03\x04" + bytes(50), "starts with 504b0304"),
+        "npz": (b"PK\x03\x04" + bytes(50), "looks like a ZIP archive"),
         "zeros": (bytes(100), "starts with 0000"),
     }
 

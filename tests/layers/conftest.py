@@ -41,9 +41,10 @@ def weight_gradients():
         if keras.backend.backend() == "jax":
 
             def function(*values):
-                return layer.stateless_call(values, [], inputs, training=training)[0]
+                return layer.stateless_call(values, states, inputs, training=training)[0]
 
             values = [variable.value for variable in layer.weights]
+            states = [variable.value for variable in layer.non_trainable_variables]  # of seeds
             return traced_gradients(function, values, ops.ones(inputs.shape))
         import tensorflow as tf
 
