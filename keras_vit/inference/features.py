@@ -3,7 +3,6 @@
 Shapes: n images, B batch, D hidden, h w grid.
 """
 
-import json
 import os
 import pathlib
 import shutil
@@ -14,15 +13,15 @@ import tensorflow as tf
 
 from keras_vit.data.images.image_problems import MAX_FILE_BYTES, MAX_FILE_PIXELS
 from keras_vit.data.images.try_prepare import try_prepare_image
-from keras_vit.files import read_regular, replacing, write_whole
+from keras_vit.files import read_regular, replacing
 from keras_vit.inference import find
 from keras_vit.inference.identity import model_digest
+from keras_vit.inference.output_folder import claim
 
 ENDINGS = (".npz", ".h5")
 LAYOUTS = ("embedding", "grid")
 DTYPES = ("float32", "float16")
 _PART = 256  # images that are written together, so that no more are computed again
-_MAX_FACTS = 1 << 30
 _EMBEDDING = "pre_logits"
 
 
@@ -76,6 +75,7 @@ def write_features(
 
     Raises:
         ValueError: For another ending, layout or dtype, parts of other work, or no image.
+        BlockingIOError: If another process writes the same file.
         FileExistsError: If the output exists and `overwrite` is False.
         OSError: If it cannot be written.
     """
@@ -91,31 +91,33 @@ def write_features(
     if not files:
         raise ValueError(f"there must be images to look at. Received: {failures or 'none'}")
     names = [os.fspath(file) for file in files]
-    facts = {
-        "model": model_digest(network, model.preprocessing, ()),
+    work = {
+        "model": model_digest(model, model.preprocessing, ()),
         "layout": layout,
         "dtype": dtype,
         "files": [[name, *_version(name)] for name in names],
     }
     parts = output.with_name(f"{output.name}.parts")
-    _claim(parts, facts, overwrite)
     limit = max_pixels or MAX_FILE_PIXELS
     errors = [(os.fspath(path), error) for path, error in failures]
-    written = []
-    for number, chunk in enumerate(_chunks(names, _PART)):
-        path = parts / f"{number:06d}.npz"
-        if not path.is_file():
-            found = _compute(network, model.preprocessing, chunk, batch_size, dtype, limit)
-            with replacing(path) as file:
-                np.savez(file, **found)
-        with np.load(path, allow_pickle=False) as part:
-            errors += [tuple(pair) for pair in part["errors"].tolist()]
-            if len(part["paths"]):
-                written.append(path)
-    if not written:
-        raise ValueError(f"no image can be read. Received: {errors[0][0]}: {errors[0][1]}")
-    count = _join(written, output)
-    shutil.rmtree(parts)
+    chunks = _chunks(names, _PART)
+    paths = [parts / f"{number:06d}.npz" for number in range(len(chunks))]
+    with claim(parts, {**work, "max_pixels": limit}, "*.npz", overwrite):
+        for path, chunk in zip(paths, chunks, strict=True):
+            if not path.is_file():
+                found = _compute(network, model.preprocessing, chunk, batch_size, dtype, limit)
+                with replacing(path) as file:
+                    np.savez(file, **found)
+        written = []
+        for path in paths:
+            with np.load(path, allow_pickle=False) as part:
+                errors += [tuple(pair) for pair in part["errors"].tolist()]
+                if len(part["paths"]):
+                    written.append(path)
+        if not written:
+            raise ValueError(f"no image can be read. Received: {errors[0][0]}: {errors[0][1]}")
+        count = _join(written, output)
+        shutil.rmtree(parts)
     return count, errors
 
 
@@ -126,25 +128,6 @@ def _chunks(items, size):
 def _version(path):
     status = os.stat(path)
     return [status.st_size, status.st_mtime_ns]
-
-
-def _claim(parts, facts, overwrite):
-    """Makes the folder of parts, or goes on in one of the same work."""
-    file = parts / "facts.json"
-    text = json.dumps(facts)
-    if file.is_file() and read_regular(file, _MAX_FACTS).decode() == text:
-        return
-    if parts.exists() and not overwrite:
-        raise ValueError(
-            f"{parts} holds parts of other images, another model or other options. Received: other "
-            "work; pass `overwrite=True` to begin anew"
-        )
-    if parts.exists():
-        if not file.is_file():
-            raise ValueError(f"{parts} must hold parts of features. Received: something else")
-        shutil.rmtree(parts)
-    parts.mkdir(parents=True)
-    write_whole(file, text)
 
 
 def _compute(network, preprocessing, names, batch_size, dtype, max_pixels):
@@ -189,5 +172,7 @@ def _join(parts, output):
 
             with h5py.File(file, "w") as archive:
                 archive["features"] = features
-                archive.create_dataset("paths", data=list(paths), dtype=h5py.string_dtype())
+                # A path need not be text.
+                data = [os.fsencode(path) for path in paths.tolist()]
+                archive.create_dataset("paths", data=data, dtype=h5py.string_dtype())
     return len(paths)

@@ -201,6 +201,7 @@ class SavedModelSegmenter:
 
     def __init__(self, folder, description):
         self._loaded = tf.saved_model.load(str(folder))  # its functions need it
+        self.folder = folder
         self.class_names = description["class_names"]
         self.num_classes = description["num_classes"]
         self.max_pixels = description["max_pixels"]

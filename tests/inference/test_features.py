@@ -71,7 +71,7 @@ def test_an_interrupted_call_goes_on(model, photos, tmp_path, monkeypatch):
     monkeypatch.setattr(features, "_compute", failing)
     with pytest.raises(InterruptedError):
         features.write_features(model, [photos], tmp_path / "out.npz", dtype="float16")
-    with pytest.raises(ValueError, match="parts of other"):
+    with pytest.raises(ValueError, match="begun with other work. Received: another dtype;"):
         features.write_features(model, [photos], tmp_path / "out.npz", dtype="float32")
     count, _ = features.write_features(model, [photos], tmp_path / "out.npz", dtype="float16")
     assert count == 5

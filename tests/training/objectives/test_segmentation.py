@@ -163,6 +163,58 @@ def test_a_bad_photograph_costs_no_other_its_mask(run, folder, tmp_path, capsys)
     assert len(list((tmp_path / "out").rglob("0.png"))) == 1
 
 
+def masks_in(folder):
+    return {path.name: path.read_bytes() for path in folder.glob("*.png")}
+
+
+def test_predict_replaces_nothing_that_is_not_its_own(run, folder, tmp_path, capsys):
+    """A folder of pictures as --output, even with --overwrite, and what was put into ours."""
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for name in ("0.png", "1.png"):
+        (photos / name).write_bytes((folder / "test/images" / name).read_bytes())
+    before = masks_in(photos)
+    for flags in ([], ["--overwrite"]):
+        arguments = [f"--model={run.workdir}", f"--output={photos}", *flags, str(photos)]
+        assert main.main(["predict", *arguments]) == 2
+        assert "which holds other files; name another one" in capsys.readouterr().err
+        assert masks_in(photos) == before
+    assert sorted(path.name for path in photos.iterdir()) == ["0.png", "1.png"]
+
+
+def test_masks_are_known_by_their_image_and_their_model(run, folder, source, tmp_path, capsys):
+    photos, output = tmp_path / "photos", tmp_path / "photos" / "masks"
+    photos.mkdir()
+    for name in ("0.png", "1.png"):
+        (photos / name).write_bytes((folder / "test/images" / name).read_bytes())
+
+    def predict(*arguments):
+        code = main.main(["predict", f"--output={output}", *map(str, arguments)])
+        return code, capsys.readouterr().err
+
+    assert predict(f"--model={run.workdir}", photos)[0] == 0
+    first = masks_in(output)
+    assert set(first) == {"0.png", "1.png"}
+    (output / "1.png").unlink()  # as if it had been interrupted
+    assert predict(f"--model={run.workdir}", photos)[0] == 0  # its masks are no pictures
+    assert masks_in(output) == first
+    # An image that has changed is answered anew; another one of the same name is not taken for it.
+    (photos / "0.png").write_bytes((folder / "test/images/1.png").read_bytes())
+    assert predict(f"--model={run.workdir}", photos)[0] == 0
+    assert masks_in(output)["0.png"] == first["1.png"]
+    code, err = predict(f"--model={run.workdir}", folder / "test/images/0.png")
+    assert code == 1
+    assert "0.png is the mask of" in err
+    # Another model does not go on where this one stopped.
+    other = keras_vit.from_pretrained(run.workdir)
+    other.weights[0].assign(other.weights[0] + 1.0)
+    other.save(tmp_path / "other.keras")
+    code, err = predict(f"--model={tmp_path / 'other.keras'}", photos)
+    assert code == 2
+    assert "begun with other work. Received: another model" in err
+    assert predict(f"--model={tmp_path / 'other.keras'}", "--overwrite", photos)[0] == 0
+
+
 def test_the_command_says_in_one_line_what_is_wrong_with_a_mask(source, tmp_path, capfd):
     folder = mask_folder.make(tmp_path / "data", splits=("train",))
     Image.fromarray(np.zeros((5, 5), np.uint8)).save(folder / "train/masks/1.png")
