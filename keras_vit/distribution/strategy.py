@@ -228,13 +228,7 @@ def _fsdp(**_):
 
     from keras_vit.distribution.fully_sharded import FullyShardedDataParallel
 
-    if _num_processes() > 1:
-        raise ValueError(
-            "the strategy 'fsdp' splits the weights over the devices of one process, so that they "
-            f"can be written by one. Received: {_num_processes()} processes; use 'data_parallel' "
-            "or 'model_parallel'"
-        )
-    return _of_object(FullyShardedDataParallel(keras.distribution.list_devices()), "fsdp")
+    return _of_object(FullyShardedDataParallel(keras.distribution.list_devices()))
 
 
 def _model_parallel(model_shards, **_):
@@ -272,8 +266,8 @@ _MAKERS = {
 }
 
 
-def _of_object(strategy, name=None):
-    """The `Placement` of a strategy that is there, under a name of `STRATEGIES` or its own."""
+def _of_object(strategy):
+    """The `Placement` of a strategy that is there."""
     import keras
 
     backend = keras.backend.backend()
@@ -283,7 +277,7 @@ def _of_object(strategy, name=None):
                 "`keras.distribution` works on the JAX backend only; on others Keras would train "
                 f"on one device. Received: {type(strategy).__name__} on {backend}"
             )
-        return _of_distribution(strategy, name)
+        return _of_distribution(strategy)
     if backend == TENSORFLOW:
         import tensorflow as tf
 
@@ -319,13 +313,26 @@ def _of_tf_strategy(strategy):
     )
 
 
-def _of_distribution(distribution, name):
+def _of_distribution(distribution):
     import keras
 
-    is_data_parallel = isinstance(distribution, keras.distribution.DataParallel)
+    from keras_vit.distribution.fully_sharded import FullyShardedDataParallel
+
+    kinds = {  # the first that fits
+        "data_parallel": keras.distribution.DataParallel,
+        "fsdp": FullyShardedDataParallel,
+        "model_parallel": keras.distribution.ModelParallel,
+    }
+    name = next(name for name, kind in kinds.items() if isinstance(distribution, kind))
     mesh = distribution.device_mesh
     batch_axis = mesh.axis_names.index(distribution.batch_dim_name)
     several = {}
+    if _num_processes() > 1 and name == "fsdp":
+        raise ValueError(
+            "the strategy 'fsdp' splits the weights over the devices of one process, so that they "
+            f"can be written by one. Received: {_num_processes()} processes; use 'data_parallel' "
+            "or 'model_parallel'"
+        )
     if _num_processes() > 1:
         from keras_vit.distribution import jax_processes
 
@@ -346,7 +353,7 @@ def _of_distribution(distribution, name):
         several = {"workers": workers, "find_lost": jax_processes.find_lost}
         several["data_shard"] = (workers.index, workers.number)
     return Placement(
-        name=name or ("data_parallel" if is_data_parallel else "model_parallel"),
+        name=name,
         num_replicas=mesh.shape[batch_axis],
         make_scope=lambda: _distribution_scope(distribution),
         **several,

@@ -13,8 +13,6 @@ import numpy as np
 from keras_vit.data.segmenter import Segmenter
 from keras_vit.models.segmentation import SegmentationModel
 
-IGNORE = 255
-
 
 def confusion_matrix(labels, predictions, num_classes):
     """How often each class was taken for each.

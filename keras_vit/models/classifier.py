@@ -157,15 +157,9 @@ class ImageClassifier(TrainableModel):
         )
 
     def get_config(self):
-        trainable = get_trainable(self)
         return {
             "config": dataclasses.asdict(self.config),
-            "preprocessing": dataclasses.asdict(self.preprocessing),
-            "class_names": self.class_names,
-            "origin": self.origin,
-            "name": self.name,
-            "dtype": keras.dtype_policies.serialize(self.dtype_policy),
-            **({"trainable": trainable} if trainable else {}),
+            **shared_config(self),
             **({} if self.task is None else {"task": self.task.describe()}),
         }
 
@@ -190,6 +184,19 @@ class ImageClassifier(TrainableModel):
         )
         set_trainable(model, trainable)
         return model
+
+
+def shared_config(model):
+    """What the configurations of all our models hold, as plain values."""
+    trainable = get_trainable(model)
+    return {
+        "preprocessing": dataclasses.asdict(model.preprocessing),
+        "class_names": model.class_names,
+        "origin": model.origin,
+        "name": model.name,
+        "dtype": keras.dtype_policies.serialize(model.dtype_policy),
+        **({"trainable": trainable} if trainable else {}),
+    }
 
 
 def preprocessing_of(model, preprocessing=None):

@@ -9,8 +9,8 @@ import keras
 
 from keras_vit.layers import initializers
 from keras_vit.layers.decoders import MaskTransformer, UpsampledLogits
-from keras_vit.layers.trainable import get_trainable, set_trainable
-from keras_vit.models.classifier import ImageClassifier
+from keras_vit.layers.trainable import set_trainable
+from keras_vit.models.classifier import ImageClassifier, shared_config
 from keras_vit.models.families import FAMILIES, family_of
 from keras_vit.models.fields import replace_fields
 from keras_vit.models.preprocessing import Preprocessing
@@ -131,18 +131,19 @@ class SegmentationModel(TrainableModel):
         return self.head.window_stride or self.preprocessing.image_size
 
     def get_config(self):
-        trainable = get_trainable(self)
         return {
             "backbone": family_of(self.backbone_config).name,
             "config": dataclasses.asdict(self.backbone_config),
             "head": dataclasses.asdict(self.head),
-            "preprocessing": dataclasses.asdict(self.preprocessing),
-            "class_names": self.class_names,
-            "origin": self.origin,
-            "name": self.name,
-            "dtype": keras.dtype_policies.serialize(self.dtype_policy),
-            **({"trainable": trainable} if trainable else {}),
+            **shared_config(self),
         }
+
+    def quantize(self, mode=None, config=None, filters=None, **kwargs):
+        """Raises NotImplementedError: Keras would quantise the decoder alone."""
+        raise NotImplementedError(
+            "`quantize` must be of a model of Dense layers, which an attention here is not. "
+            f"Received: {mode!r} for {self.name!r}"
+        )
 
     @classmethod
     def from_config(cls, config, custom_objects=None):

@@ -189,13 +189,18 @@ def describe(model, class_names, metrics, options, signatures):
         "signatures": signatures,
         "origin": getattr(model, "origin", None),
         "metrics": metrics,
-        "versions": {
-            "keras_vit": __version__,
-            "keras": keras.__version__,
-            "tensorflow": tf.__version__,
-            "python": platform.python_version(),
-            "backend": keras.backend.backend(),
-        },
+        "versions": versions(),
+    }
+
+
+def versions():
+    """What an export was written with, a dict of texts."""
+    return {
+        "keras_vit": __version__,
+        "keras": keras.__version__,
+        "tensorflow": tf.__version__,
+        "python": platform.python_version(),
+        "backend": keras.backend.backend(),
     }
 
 

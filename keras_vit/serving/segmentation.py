@@ -5,7 +5,6 @@ Shapes: B batch, H W pixels of an image, n windows, h w of a window, C channels,
 
 import dataclasses
 import json
-import platform
 
 import keras
 import numpy as np
@@ -18,10 +17,10 @@ from keras_vit.data.images.try_prepare import try_size_image
 from keras_vit.data.segmenter import Segmenter
 from keras_vit.errors import ExportError
 from keras_vit.serving.checks import TOLERANCES, sample_images
+from keras_vit.serving.export import versions
 from keras_vit.serving.forward import tensorflow_forward
 from keras_vit.serving.options import ServingOptions
 from keras_vit.serving.versions import new_version
-from keras_vit.version import __version__
 
 FORMAT = "keras_vit.segmentation/1"
 MODEL_JSON = "model.json"
@@ -143,13 +142,7 @@ def export_segmentation(model, directory, *, class_names=None, metrics=None, max
         "signatures": sorted(module.endpoints),
         "origin": model.origin,
         "metrics": metrics,
-        "versions": {
-            "keras_vit": __version__,
-            "keras": keras.__version__,
-            "tensorflow": tf.__version__,
-            "python": platform.python_version(),
-            "backend": keras.backend.backend(),
-        },
+        "versions": versions(),
     }
     with new_version(directory) as (temporary, publish):
         tf.saved_model.save(module, str(temporary), signatures=dict(module.endpoints))

@@ -4,6 +4,7 @@ import keras
 import pytest
 
 from keras_vit.distribution import jax_processes, strategy
+from keras_vit.distribution.fully_sharded import FullyShardedDataParallel
 from keras_vit.distribution.strategy import STRATEGIES, Placement, place
 from keras_vit.distribution.workers import Workers
 from keras_vit.errors import TrainingError
@@ -51,6 +52,10 @@ def test_several_processes_on_jax_share_the_work(monkeypatch):
         context.setattr(keras.distribution, "list_devices", lambda: devices)
         with pytest.raises(ValueError, match="devices of a process 3. Received: 2"):
             place("model_parallel")
+    sharded = FullyShardedDataParallel(keras.distribution.list_devices())
+    for name in ("fsdp", sharded):
+        with pytest.raises(ValueError, match="devices of one process.* Received: 2 processes"):
+            place(name)
     shared = keras.distribution.DataParallel(devices=keras.distribution.list_devices())
     with pytest.raises(ValueError, match="with `auto_shard_dataset=False`. Received: True"):
         place(shared)

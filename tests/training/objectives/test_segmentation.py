@@ -111,6 +111,13 @@ def test_a_file_gives_the_model_again(run):
         assert model.get_config()["head"] == run.model.get_config()["head"]
 
 
+def test_keras_quantize_is_refused_and_changes_nothing(run):
+    before = weights(run.model)
+    with pytest.raises(NotImplementedError, match="must be of a model of Dense layers"):
+        run.model.quantize("int8")
+    assert set(weights(run.model)) == set(before)
+
+
 def test_a_segmentation_model_takes_no_new_head(run):
     with pytest.raises(ValueError, match="is loaded as it is"):
         keras_vit.from_pretrained(run.workdir, num_classes=4)
