@@ -144,7 +144,7 @@ def _write_masks(segmenter, files, output, rule, max_pixels, class_names, overla
         target = output / f"{name}.png"
         over = output / f"{name}{OVERLAY}.png"
         image_of = done.get(name)
-        if image_of is not None and image_of[0] != os.fspath(file.absolute()):
+        if image_of and image_of[0] != os.fspath(file.absolute()):
             error = f"{target} is the mask of {image_of[0]}; name another folder"
             yield ImageMask(os.fspath(file), error=error)
             continue
@@ -187,8 +187,9 @@ def _read_done(path):
     """Name of a mask -> `_identity` of its image; a line that a killed process left is none."""
     done = {}
     if path.is_file():
-        for line in read_regular(path, _MAX_DONE_BYTES).decode().splitlines():
-            with contextlib.suppress(ValueError):
+        text = read_regular(path, _MAX_DONE_BYTES, follow_links=False).decode(errors="replace")
+        for line in text.splitlines():
+            with contextlib.suppress(ValueError, TypeError, RecursionError):
                 name, *image = json.loads(line)
                 done[name] = image
     return done

@@ -203,6 +203,8 @@ def test_masks_are_known_by_their_image_and_their_model(run, folder, source, tmp
     first = masks_in(output)
     assert set(first) == {"0.png", "1.png"}
     (output / "1.png").unlink()  # as if it had been interrupted
+    with (output / ".keras_vit_masks.jsonl").open("ab") as record:
+        record.write(b'7\n[]\n[[1]]\n\xff\n["0.p')
     assert predict(f"--model={run.workdir}", photos)[0] == 0  # its masks are no pictures
     assert masks_in(output) == first
     # An image that has changed is answered anew; another one of the same name is not taken for it.
