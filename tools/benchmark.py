@@ -280,7 +280,7 @@ def benchmark_serving():
 
 
 def benchmark_onnx():
-    """Integer products, with scales of their own and fixed ones, beside float32."""
+    """int8, dynamic and static, beside float32."""
     import keras
 
     import keras_vit
@@ -294,8 +294,8 @@ def benchmark_onnx():
     with tempfile.TemporaryDirectory() as folder:
         for label, options in (
             ("float32", {}),
-            ("int8, own scales", {"quantization": "int8"}),
-            ("int8, fixed scales", {"quantization": "int8", "calibration": [images]}),
+            ("int8, dynamic", {"quantization": "int8"}),
+            ("int8, static", {"quantization": "int8", "calibration": [images]}),
         ):
             path = pathlib.Path(folder, "model.onnx")
             report = export_onnx(model, path, **options)

@@ -92,8 +92,8 @@ def define_flags(flag_values):
         "quantization",
         None,
         ["int8"],
-        "store the kernels with 8 bits; onnx computes with them too, its scales fixed by 256 "
-        "images of the training split of --dataset, where one is given",
+        "store the kernels with 8 bits; onnx computes in 8 bits too: statically, calibrated on 256 "
+        "training images of --dataset, or without one dynamically",
         flag_values=flag_values,
     )
     flags.DEFINE_boolean(

@@ -60,9 +60,9 @@ def export_onnx(model, path, *, quantization=None, calibration=None, class_names
         model: as in `keras_vit.serving.export.export`.
         path: of the file; it is written under another name and renamed when it was seen to work.
         quantization: `"int8"` has kernels of 8 bits, and products of 8-bit integers; None float32.
-        calibration: batches of preprocessed images, float32 (B, h, w, 3), for int8: the scales of
-            what the kernels are multiplied with are fixed by them.  Without, each is taken from its
-            own values when the model runs.
+        calibration: batches of preprocessed images, float32 (B, h, w, 3), for static int8: they
+            decide the ranges of the activations.  None quantises these dynamically, by their own
+            values when the model runs.
         class_names: C names; None takes the model's own.
 
     Returns:
@@ -109,7 +109,7 @@ def export_onnx(model, path, *, quantization=None, calibration=None, class_names
     data = proto.SerializeToString()
     difference = _check(model, onnx_runner(data), samples, TOLERANCES[storage])
     _write(path, data, description)
-    scales = "" if quantization is None else f", int8, {'fixed' if calibration else 'own'} scales"
+    scales = "" if quantization is None else f", int8, {'static' if calibration else 'dynamic'}"
     return RuntimeReport(f"ONNX, opset {ONNX_OPSET}{scales}", difference)
 
 

@@ -77,7 +77,7 @@ def test_export_of_an_int8_onnx_file_says_what_it_costs_in_accuracy(
         *("--dataset=digits/downstream", f"--data_dir={digits_dir}", tmp_path / "x.onnx"),
     )
     assert (code, err) == (0, "")
-    assert "int8, fixed scales" in out
+    assert "int8, static" in out
     assert re.search(r"accuracy +[01]\.\d+ -> [01]\.\d+ .* images of digits/downstream test", out)
 
 
