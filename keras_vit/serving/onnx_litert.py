@@ -19,6 +19,7 @@ import tensorflow as tf
 from keras_vit import files
 from keras_vit.errors import ExportError
 from keras_vit.layers.attention import whole_products
+from keras_vit.layers.trainable import get_quantized
 from keras_vit.models.classifier import preprocessing_of
 from keras_vit.models.pixel_model import network_of
 from keras_vit.serving import numpy_preprocess, onnx_int8
@@ -199,6 +200,11 @@ def _imported(names, extra):
 
 def _prepared(model, class_names, format):
     """The model as one TensorFlow function, its variables, and what is said about it."""
+    if get_quantized(model):
+        raise ValueError(
+            "ONNX and LiteRT have kernels of 8 bits of their own. Received: the quantised "
+            f"{model.name!r}; export the model in floats with `quantization='int8'`"
+        )
     backend = keras.backend.backend()
     if backend != "tensorflow":
         raise ValueError(
