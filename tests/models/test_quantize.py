@@ -19,7 +19,7 @@ def num_bytes(variables):
 
 
 def predict(model, images):
-    return keras.ops.convert_to_numpy(model(images, training=False))
+    return np.asarray(model.predict_on_batch(images))
 
 
 def arrays(model):
@@ -28,15 +28,15 @@ def arrays(model):
 
 @pytest.fixture(scope="module")
 def pictures():
-    """1,000 test images as the model takes them, and their labels, or None without the set."""
+    """400 test images as the model takes them, and their labels, or None without the set."""
     folder = fashion_mnist.PACKAGE_FOLDER
     if not (folder / "t10k-images-idx3-ubyte.gz").is_file():
         rng = np.random.default_rng(0)
-        blocks = rng.integers(0, 256, (1000, 7, 7, 1)).repeat(4, 1).repeat(4, 2)
+        blocks = rng.integers(0, 256, (400, 7, 7, 1)).repeat(4, 1).repeat(4, 2)
         return (blocks.repeat(3, -1) / 127.5 - 1).astype(np.float32), None
-    images = fashion_mnist.read_idx(folder / "t10k-images-idx3-ubyte.gz", 0x803)[:1000]
-    labels = fashion_mnist.read_idx(folder / "t10k-labels-idx1-ubyte.gz", 0x801)[:1000]
-    images = np.reshape(images, (1000, 28, 28, 1)).repeat(3, -1) / np.float32(127.5) - 1
+    images = fashion_mnist.read_idx(folder / "t10k-images-idx3-ubyte.gz", 0x803)[:400]
+    labels = fashion_mnist.read_idx(folder / "t10k-labels-idx1-ubyte.gz", 0x801)[:400]
+    images = np.reshape(images, (400, 28, 28, 1)).repeat(3, -1) / np.float32(127.5) - 1
     return images.astype(np.float32), labels
 
 
@@ -56,7 +56,7 @@ def test_a_trained_model_keeps_its_answers_in_a_quarter_of_the_bytes(quantised, 
     if labels is not None:
         accuracies = [(logits.argmax(1) == labels).mean() for logits in (expected, found)]
         assert accuracies[0] > 0.88
-        assert abs(accuracies[1] - accuracies[0]) <= 0.005
+        assert abs(accuracies[1] - accuracies[0]) <= 0.01
     kernels = [v for v in quantised.weights if v.path.endswith("kernel")]
     assert [v.path for v in kernels if v.dtype != "int8"] == ["embedding/kernel"]
     of_blocks = [
@@ -68,25 +68,44 @@ def test_a_trained_model_keeps_its_answers_in_a_quarter_of_the_bytes(quantised, 
     assert num_bytes(quantised.weights) < 0.3 * num_bytes(model.weights)
 
 
-def test_a_file_gives_it_again_bit_for_bit(quantised, pictures, tmp_path):
-    images = pictures[0][:50]
-    expected = predict(quantised, images)
-    quantised.save(tmp_path / "model.keras")
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"representation_size": 6},
+        {"qk_norm": True, "qkv_bias": False},
+        {"pooling": "attention", "class_token": False, "gated_mlp": True},
+    ],
+)
+def test_a_file_gives_it_again_bit_for_bit(options, tmp_path):
+    model = tiny.make_model(**options)
+    model.quantize("int8")
+    images = np.random.default_rng(0).uniform(-1, 1, (2, 8, 8, 3)).astype(np.float32)
+    expected = predict(model, images)
+    model.save(tmp_path / "model.keras")
     for load in (keras.models.load_model, keras_vit.from_pretrained):
-        model = load(tmp_path / "model.keras")
-        np.testing.assert_array_equal(predict(model, images), expected)
-        for path, array in arrays(quantised).items():
-            assert arrays(model)[path].dtype == array.dtype
-            np.testing.assert_array_equal(arrays(model)[path], array, err_msg=path)
-        assert not model.trainable_variables or load is keras_vit.from_pretrained
-    clone = keras.models.clone_model(quantised)
-    clone.set_weights(quantised.get_weights())
-    np.testing.assert_array_equal(predict(clone, images), expected)
-    pixels = keras_vit.include_preprocessing(quantised)
+        loaded = load(tmp_path / "model.keras")
+        np.testing.assert_array_equal(predict(loaded, images), expected)
+        for path, array in arrays(model).items():
+            assert arrays(loaded)[path].dtype == array.dtype
+            np.testing.assert_array_equal(arrays(loaded)[path], array, err_msg=path)
+        assert not loaded.trainable_variables or load is keras_vit.from_pretrained
+
+
+def test_a_clone_and_a_model_of_pixels_keep_the_bits(tmp_path):
+    model = tiny.make_model()
+    model.quantize("int8")
+    images = np.random.default_rng(0).uniform(-1, 1, (2, 8, 8, 3)).astype(np.float32)
+    clone = keras.models.clone_model(model)
+    clone.set_weights(model.get_weights())
+    np.testing.assert_array_equal(predict(clone, images), predict(model, images))
+    pixels = keras_vit.include_preprocessing(model)
     pixels.save(tmp_path / "pixels.keras")
-    again = keras.models.load_model(tmp_path / "pixels.keras")
-    bytes_ = np.full((1, 28, 28, 3), 90, np.uint8)
-    np.testing.assert_array_equal(predict(again, bytes_), predict(pixels, bytes_))
+    bytes_ = np.random.default_rng(0).integers(0, 256, (1, 9, 9, 3), np.uint8)
+    for load in (keras.models.load_model, keras_vit.from_pretrained):
+        again = load(tmp_path / "pixels.keras")
+        if load is keras_vit.from_pretrained:  # which gives the model in it
+            again = keras_vit.include_preprocessing(again)
+        np.testing.assert_array_equal(predict(again, bytes_), predict(pixels, bytes_))
 
 
 def test_keras_own_quantize_reaches_a_model_with_an_own_head(tmp_path):
