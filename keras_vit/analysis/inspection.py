@@ -13,6 +13,7 @@ from keras_vit.analysis.filters import FilterComponents, embedding_filters
 from keras_vit.analysis.pictures import Photographs, to_pixels
 from keras_vit.analysis.positions import position_similarity
 from keras_vit.analysis.run_facts import run_facts
+from keras_vit.analysis.segmentation import masks_of, shares_of, under_decoder
 
 TOP_K = 5
 
@@ -31,6 +32,8 @@ class Inspection:
         pixels: (B, H, W, 3) uint8, what they look like, or None.
         images: `ImageAnalysis`, or None.
         top: For each image the best classes as (name, probability), or None without a head.
+        masks: (B, H, W) uint8, the class of each pixel, of a segmentation model, or None.
+        shares: For each image its classes as (name, share of the pixels), or None without masks.
     """
 
     label: str
@@ -42,13 +45,16 @@ class Inspection:
     pixels: np.ndarray | None = None
     images: ImageAnalysis | None = None
     top: tuple | None = None
+    masks: np.ndarray | None = None
+    shares: tuple | None = None
 
 
 def inspect(model, *, source="", label=None, workdir=None, photographs=None, progress=None):
     """Gathers what there is to say about a model.
 
     Args:
-        model: A model of the package.
+        model: A model of the package; of a segmentation model, what is under its decoder is
+            looked at, and the masks are shown.
         source: What the user named it by.
         label: What the report calls it; None takes the source, or the model's name.
         workdir: Folder of the run that trained it, or None.
@@ -58,23 +64,29 @@ def inspect(model, *, source="", label=None, workdir=None, photographs=None, pro
     Returns:
         `Inspection`.
     """
-    images = top = pixels = None
+    images = top = pixels = masks = shares = None
+    subject = under_decoder(model)
     if photographs is not None:
-        images = analyze(model, photographs.images, progress=progress)
+        images = analyze(subject, photographs.images, progress=progress)
         pixels = to_pixels(photographs.images, model.preprocessing)
         if images.grad_cam is not None:
             top = tuple(_best(logits, model.class_names) for logits in images.outputs)
-    has_positions = any(layer.name == "posembed_input" for layer in model.layers)
+        masks = masks_of(model, photographs.images)
+        if masks is not None:
+            shares = tuple(shares_of(mask, model.class_names) for mask in masks)
+    has_positions = any(layer.name == "posembed_input" for layer in subject.layers)
     return Inspection(
         label=label or str(source) or model.name,
         facts=model_facts(model, source),
-        filters=embedding_filters(model),
-        positions=position_similarity(model) if has_positions else None,
+        filters=embedding_filters(subject),
+        positions=position_similarity(subject) if has_positions else None,
         run=None if workdir is None else run_facts(workdir),
         photographs=photographs,
         pixels=pixels,
         images=images,
         top=top,
+        masks=masks,
+        shares=shares,
     )
 
 

@@ -23,6 +23,9 @@ except ImportError as error:
         "installed; pip install matplotlib pillow"
     ) from error
 
+from keras_vit.data.images.mask_colors import colors
+from keras_vit.data.images.mask_colors import overlay as color_overlay
+
 COLORS = "viridis"
 _FIRST, _SECOND = (colormaps[COLORS](x) for x in (0.15, 0.7))
 _MAX_TICKS = 14
@@ -366,6 +369,8 @@ def _draw_overview(figure, found):
     maps = images.rollout if images.rollout is not None else images.grad_cam
     axes = pictures.subplots(2, 6, squeeze=False)
     shown = found.pixels if maps is None else overlay(found.pixels, maps)
+    if found.masks is not None:
+        shown = color_overlay(found.pixels, found.masks, colors(int(found.masks.max()) + 1))
     for one in axes.ravel():
         one.set_axis_off()
     for column, (image, masked) in enumerate(zip(found.pixels[:6], shown, strict=False)):

@@ -124,9 +124,13 @@ def _image(found, i):
     best = None
     if found.top is not None:
         best = [{"class_name": name, "probability": share} for name, share in found.top[i]]
+    shares = None
+    if found.shares is not None:
+        shares = [{"class_name": name, "share": share} for name, share in found.shares[i]]
     return {
         "path": found.photographs.names[i],
         "predictions": best,
+        **({} if shares is None else {"mask": shares}),
         "attention_rollout": None if images.rollout is None else images.rollout[i],
         "grad_cam": None if images.grad_cam is None else images.grad_cam[i],
     }

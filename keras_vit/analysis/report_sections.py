@@ -5,6 +5,8 @@ from keras_vit.analysis import plots
 from keras_vit.analysis.attention import threshold
 from keras_vit.analysis.run_facts import curves
 from keras_vit.analysis.similarity import compare
+from keras_vit.data.images.mask_colors import colors
+from keras_vit.data.images.mask_colors import overlay as color_overlay
 from keras_vit.version import __version__
 
 
@@ -66,6 +68,7 @@ def _model_of(found):
         page.table("The model", ("what", "value"), [(k, _shown(v)) for k, v in rows]),
         _fields("Preprocessing", facts["preprocessing"]),
         _fields("Architecture", facts["architecture"]),
+        _fields("Decoder", facts.get("decoder")),
         _fields("Where its weights come from", origin),
     )
     lines = [(x["name"], x["type"], _shown(x["output"]), x["parameters"]) for x in layers]
@@ -216,6 +219,9 @@ def _photographs_of(found):
         views.append(("attention rollout", plots.overlay(found.pixels, images.rollout)))
     if images.grad_cam is not None:
         views.append(("Grad-CAM", plots.overlay(found.pixels, images.grad_cam)))
+    if found.masks is not None:
+        table = colors(int(found.masks.max()) + 1)
+        views.append(("mask", color_overlay(found.pixels, found.masks, table)))
     items = []
     for i, name in enumerate(photographs.names):
         pictures = [("input", found.pixels[i]), *((kind, shown[i]) for kind, shown in views)]
@@ -223,6 +229,7 @@ def _photographs_of(found):
             page.heading(4, name)
             + page.block("row", *(_picture(kind, pixels, name) for kind, pixels in pictures))
             + ("" if found.top is None else _top(found.top[i]))
+            + ("" if found.shares is None else _shares(found.shares[i]))
         )
     parts = [page.listing("photos", items)]
     if photographs.num_more:
@@ -241,6 +248,7 @@ def _picture(kind, pixels, name):
         "input": f"{name}, as the model sees it",
         "attention rollout": f"{name}, bright where the output attends to",
         "Grad-CAM": f"{name}, bright where it speaks for the best class",
+        "mask": f"{name}, in the color of each pixel's class",
     }[kind]
     height, width = pixels.shape[:2]
     return page.image(plots.to_jpeg(pixels), "jpeg", alt, kind, width, height)
@@ -249,6 +257,11 @@ def _picture(kind, pixels, name):
 def _top(best):
     rows = [(name, f"{100 * share:.1f} %") for name, share in best]
     return page.table(f"Top {len(best)} predictions", ("class", "probability"), rows)
+
+
+def _shares(shares):
+    rows = [(name, f"{100 * share:.1f} %") for name, share in shares]
+    return page.table("Classes in the mask", ("class", "pixels"), rows)
 
 
 def _heads(found):

@@ -10,6 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_vit.data.images.image_problems import MAX_FILE_BYTES, MAX_FILE_PIXELS
+from keras_vit.data.images.mask_colors import colors, overlay
 from keras_vit.data.images.try_prepare import try_size_image
 from keras_vit.data.segmenter import Segmenter
 from keras_vit.files import read_regular, write_whole
@@ -21,7 +22,6 @@ from keras_vit.serving.segmentation import FORMAT, MODEL_JSON, SavedModelSegment
 from keras_vit.serving.versions import latest_version
 
 OVERLAY = "_overlay"
-_SHARE = 0.5  # of the color in an overlay
 _MAX_DESCRIPTION_BYTES = 64 << 20
 _DONE, _MAX_DONE_BYTES = ".keras_vit_masks.jsonl", 1 << 30
 _DESCRIBED = {"num_classes", "class_names", "max_pixels", "preprocessing"}
@@ -43,28 +43,6 @@ class ImageMask:
     mask: str | None = None
     shares: dict = dataclasses.field(default_factory=dict)
     error: str | None = None
-
-
-def colors(number):
-    """uint8 (number, 3): colors that are told apart, those of Pascal VOC.
-
-    >>> colors(3).tolist()
-    [[0, 0, 0], [128, 0, 0], [0, 128, 0]]
-    """
-    table = np.zeros((number, 3), np.uint8)
-    for index in range(number):
-        bits = index
-        for shift in range(7, -1, -1):
-            for channel in range(3):
-                table[index, channel] |= (bits >> channel & 1) << shift
-            bits >>= 3
-    return table
-
-
-def overlay(image, mask, table):
-    """The image with half of each class's color over it: uint8 (H, W, 3)."""
-    mixed = (1 - _SHARE) * image.astype(np.float32) + _SHARE * table[mask].astype(np.float32)
-    return np.round(mixed).astype(np.uint8)
 
 
 def saved_segmentation(directory):

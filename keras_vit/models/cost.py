@@ -125,6 +125,38 @@ def count_multiply_adds(config, *, inside_image=False):
     return total + outputs * features * config.num_classes
 
 
+def count_decoder_multiply_adds(config, head):
+    """Multiply-adds of a segmentation's decoder for one image, without the resize of its logits.
+
+    Args:
+        config: As in `count_multiply_adds`, of what is under the decoder.
+        head: `keras_vit.models.segmentation.SegmentationHead`.
+
+    Returns:
+        An integer.
+    """
+    is_transformer = hasattr(config, "hidden_size")
+    features = config.hidden_size if is_transformer else _channels(config)
+    patches, classes = math.prod(_map_size(config)), head.num_classes
+    if head.decoder == "linear":
+        return patches * features * classes
+    width, tokens = head.decoder_hidden_size or features, patches + classes
+    block = tokens * (4 * width**2 + 2 * tokens * width + 2 * width * 4 * width)
+    # Both projections, of all tokens, and the products of patches with classes.
+    last = tokens * width**2 + patches * classes * width
+    return patches * features * width + head.decoder_depth * block + last
+
+
+def _map_size(config):
+    """(h, w) of the last map."""
+    if hasattr(config, "hidden_size"):
+        return config.grid
+    size = _halved(_halved(config.image_size))
+    for _ in config.stage_depths[1:]:
+        size = _halved(size)
+    return size
+
+
 def pretraining_exaflops(multiply_adds, num_images, epochs):
     """10^18 floating-point operations of a pre-training, as Table 6 of arXiv:2010.11929v2 counts.
 
