@@ -11,6 +11,7 @@ from absl import logging
 from keras_vit.data.splits import TRAIN
 from keras_vit.errors import TrainingError
 from keras_vit.models.classifier import ImageClassifier
+from keras_vit.models.segmentation import SegmentationModel
 from keras_vit.training import run_folder
 from keras_vit.zoo import loading
 from keras_vit.zoo.saving import why_no_format
@@ -129,8 +130,8 @@ def write_report(run, model):
     from keras_vit.analysis import report
     from keras_vit.analysis.pictures import read_photographs
 
-    if not isinstance(model, ImageClassifier):
-        logging.info("no %s: it is about classifiers", run_folder.REPORT)
+    if not isinstance(model, ImageClassifier | SegmentationModel):
+        logging.info("no %s: it is about classes of images and pixels", run_folder.REPORT)
         return
     split = run.data.test or run.data.validation or run.data.train
     paths = run.data.info.source.paths(split)

@@ -99,6 +99,14 @@ def test_two_replicas_come_to_what_one_device_comes_to(source, folder, run, tmp_
     assert two.metrics["test"] == pytest.approx(run.metrics["test"], abs=1e-2)
 
 
+def test_a_run_ends_with_a_report_of_its_masks(source, folder, tmp_path):
+    options = {**OPTIONS, "steps": 1, "report_steps": 1, "decoder": "linear", "decoder_depth": None}
+    keras_vit.finetune(source, folder, tmp_path / "run", report=True, **options)
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert "Classes in the mask" in page
+    assert "mean_iou" in page
+
+
 def test_a_file_gives_the_model_again(run):
     images = np.random.default_rng(0).uniform(-1, 1, (2, 16, 16, 3)).astype(np.float32)
     expected = run.model.predict_on_batch(images)
