@@ -168,6 +168,11 @@ def _gated_widths(hidden):
     return {(int(hidden * r * 2 / 3) + 7) // 8 * 8: r for r in range(64, 0, -1)}
 
 
+def resize_rule(architecture, _layout):
+    """transformers smooths the positions of models with registers, and only theirs."""
+    return "bicubic_antialias" if architecture.fields["num_registers"] else "bicubic"
+
+
 def layout_for(_name, architecture, came_in=None):
     """The layout of a model: keys of classifiers carry the model's name."""
     fields = architecture.fields
@@ -239,6 +244,6 @@ HUGGINGFACE_DINOV2 = Format(
     about=huggingface.read_about,
     layout_for=layout_for,
     folder_file="model.safetensors",
-    resize_rule="bicubic",
+    resize_rule=resize_rule,
     optional_parts=("layer_scale", "num_registers", "mask_token", "qkv_bias", "gated_mlp"),
 )

@@ -316,6 +316,12 @@ def layout_for(_name, architecture, came_in=None):
     return came_in
 
 
+def resize_rule(architecture, layout):
+    """timm's, which DINOv2's own code has for models with registers alone."""
+    is_own = layout in ("dinov2", "dinov2_giant") and not architecture.fields["num_registers"]
+    return "bicubic_offset" if is_own else "bicubic_antialias"
+
+
 def unsupported(architecture):
     """What timm could not load, or would compute differently."""
     if architecture.family == "bit":
@@ -361,7 +367,7 @@ TIMM = Format(
     side_files=timm_config.side_files,
     about=timm_config.read_about,
     folder_file="model.safetensors",
-    resize_rule="bicubic_antialias",
+    resize_rule=resize_rule,
     optional_parts=(
         *("layer_scale", "num_registers", "register_positions", "distillation_token"),
         *("mask_token", "pre_norm", "final_norm", "patch_bias", "qkv_bias", "qk_norm"),
