@@ -170,15 +170,13 @@ def _read_vit(view):
     }  # fmt: skip
     if two_heads and not distilled:
         return "a distillation_classifier without a distillation_token"
-    problems = torch_rows.contradictions(
-        config,
-        {
-            "hidden_size": hidden,
-            "num_hidden_layers": depth,
-            "intermediate_size": mlp_dim,
-            "qkv_bias": fields["qkv_bias"],
-        },
-    )
+    shown = {
+        "hidden_size": hidden, "num_hidden_layers": depth, "intermediate_size": mlp_dim,
+        "qkv_bias": fields["qkv_bias"],
+    }  # fmt: skip
+    ends = {"num_labels": "num_classes", "pooler_output_size": "representation_size"}
+    shown |= {name: fields[ours] for name, ours in ends.items() if fields[ours]}
+    problems = torch_rows.contradictions(config, shown)
     if problems:
         return "; ".join(problems)
     family, stride = "vit", 1

@@ -122,9 +122,10 @@ def _lies(config, fields, width):
         "num_channels": fields["in_channels"],
         "qkv_bias": fields["qkv_bias"],
         "use_swiglu_ffn": fields["gated_mlp"],
+        "num_register_tokens": fields["num_registers"],
     }
-    if fields["num_registers"]:
-        shown["num_register_tokens"] = fields["num_registers"]
+    if fields["num_classes"]:
+        shown["num_labels"] = fields["num_classes"]
     problems = torch_rows.contradictions(config, shown)
     said = config.get("model_type", "dinov2")
     if said != _model_type(fields) and "model_type" in config:

@@ -132,6 +132,8 @@ def _read_architecture(tower, view):
     }
     if fields["num_classes"]:
         shown["projection_dim"] = fields["num_classes"]
+    if tower is SIGLIP:
+        shown["vision_use_head"] = fields["pooling"] == "attention"
     problems = torch_rows.contradictions(config, shown)
     projects = f"{tower.architecture}WithProjection"
     if config.get("architectures") == [projects] and not fields["num_classes"]:

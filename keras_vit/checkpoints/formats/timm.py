@@ -148,15 +148,17 @@ def _read_vit(view, arguments, known):
         is_number = type(value) in (int, float) and math.isfinite(value)
         fields["layer_scale"] = float(value) if is_number and value else LAYER_SCALE
     inner = view.vote(*((f"{b}.mlp.{{fc2}}.weight", 1) for b in blocks))
+    stems = [_BACKBONE + stem for stem in ("stem.conv", "conv")]
+    stem_conv = next((stem for stem in stems if view.shape(f"{stem}.weight") is not None), None)
     shown = _shown(fields, view.shape("attn_pool.latent") is not None, mlp_dim == 2 * (inner or 0))
+    pixels = kernel if stem_conv is None else view.shape(f"{stem_conv}.weight")
+    shown["in_chans"] = pixels[1] if len(pixels) == 4 else fields["in_channels"]
     told = _told(fields, arguments, known, shown)
     if isinstance(told, str):
         return told
     told, assumed = told
     fields |= told
     family, stride = "vit", 1
-    stems = [_BACKBONE + stem for stem in ("stem.conv", "conv")]
-    stem_conv = next((stem for stem in stems if view.shape(f"{stem}.weight") is not None), None)
     if stem_conv is not None:
         resnet = torch_rows.resnet_fields(
             view, stem_conv, _BACKBONE + "stages.{}.", "blocks.{}.", torch_rows.HYBRID_NUMBERS
