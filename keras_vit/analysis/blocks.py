@@ -196,6 +196,8 @@ class Walk:
         self.pitch = tuple(
             side / cells for side, cells in zip(config.image_size, self.grid, strict=True)
         )
+        if getattr(config, "partial_patches", False):
+            self.pitch = tuple(config.patch_size)
         self._layers = [model.get_layer(f"encoderblock_{i}") for i in range(self.depth)]
         self.num_prefix = config.num_leading_tokens
         ends = [model.input, *(layer.output for layer in self._layers[:-1])]

@@ -41,7 +41,8 @@ class VisionTransformerConfig:
         mlp_dim: width of the MLPs' hidden layer.
         num_heads: k; must divide D.
         depth: number of encoder blocks L.
-        image_size: (H, W) in pixels, or one integer; the patches must fill it.
+        image_size: (H, W) in pixels, or one integer; the patches must fill it, but for
+            `partial_patches`.
         in_channels: C.
         num_classes: width of the head; 0 for none.
         class_token: whether a learned token is put before the patches.
@@ -80,6 +81,8 @@ class VisionTransformerConfig:
             along the width (Axial-ViT, D.6); it needs `class_token=False`.
         dynamic_image_size: Whether the model takes images of any height and width that patches
             fill.  Learned positions are those of `image_size`, interpolated inside the model.
+        partial_patches: Whether rows and columns at the end that fill no patch are left out, as
+            published models of 384 px in patches of 14 leave them out; else they are an error.
         position_resize: The rule by which learned positions are interpolated, a name of
             `keras_vit.resize_rules.RULES`; None is that of the file's own library, and `"aligned"`,
             the official one, in a new model.
@@ -121,6 +124,7 @@ class VisionTransformerConfig:
     gated_mlp: bool = field(False, optional_part=True)
     axial_attention: bool = field(False, optional_part=True, tells_presets=True)
     dynamic_image_size: bool = field(False, chosen_at_load=True)
+    partial_patches: bool = field(False, optional_part=True)
     position_resize: str | None = field(None, chosen_at_load=True)
     use_head_bias: bool = field(True, optional_part=True)
     head_bias: float = field(0.0, chosen_at_load=True, in_recipe=True)
@@ -137,6 +141,7 @@ class VisionTransformerConfig:
             gelu=GELUS,
             final_norm=FINAL_NORMS,
             dynamic_image_size=(False, True),
+            partial_patches=(False, True),
             position_resize=(None, *resize_rules.RULES),
         )
         if type(self.num_registers) is not int or not 0 <= self.num_registers < 1 << 16:
@@ -163,8 +168,8 @@ class VisionTransformerConfig:
                 "`num_heads` must divide `hidden_size`. "
                 f"Received: num_heads={self.num_heads}, hidden_size={self.hidden_size}"
             )
-        height, width = self.feature_size
-        if height < 1 or height % self.patch_size[0] or width < 1 or width % self.patch_size[1]:
+        fits = zip(self.feature_size, self.patch_size, strict=True)
+        if any(s < p or (s % p and not self.partial_patches) for s, p in fits):
             raise ValueError(
                 f"the patches must fill the image: `patch_size` {self.patch_size} does not divide "
                 f"{self.feature_size}. Received: image_size={self.image_size}"
@@ -238,11 +243,11 @@ def check_positions(config):
 
 def _check_dynamic(config):
     kind, location = config.position_embedding, config.position_location
-    if hasattr(config, "stage_depths") or config.axial_attention:
+    if hasattr(config, "stage_depths") or config.axial_attention or config.partial_patches:
         raise ValueError(
-            "`dynamic_image_size` is for models whose patches are cut from the image and attend to "
-            f"all others. Received: a {type(config).__name__} with "
-            f"axial_attention={config.axial_attention}"
+            "`dynamic_image_size` is for models whose patches are cut from the image, fill it and "
+            f"attend to all others. Received: a {type(config).__name__} with axial_attention="
+            f"{config.axial_attention}, partial_patches={config.partial_patches}"
         )
     if kind not in ("learned", *SINCOS, "none") or location != "stem":
         raise ValueError(
@@ -253,7 +258,7 @@ def _check_dynamic(config):
 
 
 def check_fixed_size(config, what):
-    """Raises ValueError for a model whose height and width are free.
+    """Raises ValueError for a model of images of any size, or whose patches do not fill them.
 
     Args:
         config: A model's configuration.
@@ -263,4 +268,10 @@ def check_fixed_size(config, what):
         raise ValueError(
             f"{what} needs images of one size. Received: a model with dynamic_image_size=True; "
             "give `dynamic_image_size=False` when it is made or loaded"
+        )
+    if getattr(config, "partial_patches", False):
+        size = tuple(n * side for n, side in zip(config.grid, config.patch_size, strict=True))
+        raise ValueError(
+            f"{what} needs images that patches fill. Received: a model for {config.image_size} and "
+            f"patches of {config.patch_size}; give `image_size={size}` when it is loaded"
         )

@@ -1,6 +1,7 @@
 """Where models meet checkpoints: models by name, models from files, files from models."""
 
 import concurrent.futures
+import dataclasses
 import os
 
 from keras_vit.checkpoints.patches import adapt_channels, resize_patches
@@ -181,6 +182,10 @@ def build_model(
         fields.pop("use_head_bias", None)
         if "representation_size" in fields:
             fields["representation_size"] = None
+    if overrides.get("dynamic_image_size") and fields.pop("partial_patches", False):
+        del fields["image_size"]  # its rest is left out, which images of other sizes do not have
+        whole = dataclasses.replace(found.architecture, fields=dict(fields))
+        found = dataclasses.replace(found, architecture=whole)
     own_size = fields.get("image_size")
     fields["image_size"] = _image_size(source, found, image_size)
     asked = {

@@ -198,6 +198,8 @@ def _read_vit(view):
     cell = [side * stride for side in fields["patch_size"]]
     grid = torch_rows.grid_of(size, cell, positions[1] - leading)
     if family == "vit":
+        grid, rest = torch_rows.patches_of(size, kernel[2:], positions[1] - leading)
+        fields |= rest
         shown = {"patch_size": tuple(kernel[2:]), "num_channels": kernel[1]}
         problems = torch_rows.contradictions(config, shown)
         if size is not None and grid is None:
@@ -392,7 +394,7 @@ HUGGINGFACE = Format(
     folder_file="model.safetensors",
     resize_rule="bicubic",
     layout_for=layout_for,
-    optional_parts=("distillation_token", "qkv_bias"),
+    optional_parts=("distillation_token", "qkv_bias", "partial_patches"),
     left_out=("mask/token",),
     constants={"hybrid": torch_rows.HYBRID_NUMBERS, "bit": torch_rows.BIT_NUMBERS},
 )

@@ -105,13 +105,14 @@ def read_architecture(view):
         "num_classes": classes, "gelu": gelu, "layer_norm_epsilon": epsilon,
     }  # fmt: skip
     problems = _lies(config, fields, width)
-    grid = torch_rows.grid_of(config.get("image_size"), kernel[2:], positions[1] - 1)
-    if grid is None and config.get("image_size") is not None:
-        size, count = config["image_size"], positions[1] - 1
+    size = config.get("image_size")
+    grid, rest = torch_rows.patches_of(size, kernel[2:], positions[1] - 1)
+    if grid is None and size is not None:
+        count = positions[1] - 1
         problems.append(f"config.json says `image_size` {size!r:.100}, not of {count} patches")
     if problems:
         return "; ".join(problems)
-    return Architecture("vit", fields, num_positions=positions[1], grid=grid)
+    return Architecture("vit", {**fields, **rest}, num_positions=positions[1], grid=grid)
 
 
 def _lies(config, fields, width):
@@ -246,5 +247,8 @@ HUGGINGFACE_DINOV2 = Format(
     layout_for=layout_for,
     folder_file="model.safetensors",
     resize_rule=resize_rule,
-    optional_parts=("layer_scale", "num_registers", "mask_token", "qkv_bias", "gated_mlp"),
+    optional_parts=(
+        *("layer_scale", "num_registers", "mask_token", "qkv_bias", "gated_mlp"),
+        "partial_patches",
+    ),
 )

@@ -186,6 +186,9 @@ def _read_vit(view, arguments, known):
     patches = rows - (0 if alone else leading)
     sizes = (view.image_size, arguments.get("img_size"))
     grids = [torch_rows.grid_of(size, cell, patches) for size in sizes]
+    if family == "vit":
+        own, rest = _own_patches(view.facts, sizes[1], cell, patches)
+        grids, fields = [grids[0], own], {**fields, **rest}
     if sizes[1] is not None and grids[1] is None:
         return f"config.json says `img_size` {sizes[1]!r:.100}, which is not of {patches} patches"
     architecture = Architecture(family, fields, grid=grids[1] or grids[0], assumed=assumed)
@@ -305,6 +308,16 @@ def _patches_alone(view, rows, cell, arguments, known, leading):
     return fits or _is_square(rows)
 
 
+def _own_patches(facts, image_size, patch_size, num_patches):
+    """The grid and the rest of the image size that one of two fields of `config.json` tells."""
+    if image_size is None and isinstance(facts.get("pretrained_cfg"), dict):
+        size = facts["pretrained_cfg"].get("input_size")
+        if isinstance(size, list) and len(size) == 3:
+            grid, rest = torch_rows.patches_of(size[1:], patch_size, num_patches)
+            return (grid, rest) if rest else (None, {})
+    return torch_rows.patches_of(image_size, patch_size, num_patches)
+
+
 def _is_square(number):
     return number > 0 and math.isqrt(number) ** 2 == number
 
@@ -373,7 +386,7 @@ TIMM = Format(
     optional_parts=(
         *("layer_scale", "num_registers", "register_positions", "distillation_token"),
         *("mask_token", "pre_norm", "final_norm", "patch_bias", "qkv_bias", "qk_norm"),
-        "gated_mlp",
+        *("gated_mlp", "partial_patches"),
     ),
     layout_for=layout_for,
     left_out=("mask/token",),
