@@ -85,13 +85,12 @@ class ServingModule(tf.Module):
         return self._answer(self._functions["logits"](tensors))
 
     def _logits(self, tensors):
+        is_free = self._patch_size is not None
+        sides = (None, None) if is_free else self._preprocessing.image_size
+        tensors = self._checked(tensors, (None, *sides, 3))
+        rules = [self._filled(tensors)] if is_free else []
         finite = tf.reduce_all(tf.math.is_finite(tensors))
-        rules = [_require(finite, "`tensors` must be finite numbers")]
-        if self._patch_size is None:
-            tensors = self._checked(tensors, (None, *self._preprocessing.image_size, 3))
-        else:
-            tensors = self._checked(tensors, (None, None, None, 3))
-            rules.append(self._filled(tensors))
+        rules.append(_require(finite, "`tensors` must be finite numbers"))
         with tf.control_dependencies(rules):
             return {"logits": self._functions["logits"](tf.identity(tensors))}
 
