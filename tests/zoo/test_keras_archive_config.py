@@ -58,7 +58,7 @@ CHANGES = {
     "width": (("config", "config", "mlp_dim"), 13, r"has the shape \(8, 12\), expected \(8, 13\)"),
     "part": (("config", "more"), 1, "it must hold"),
     "names": (("config", "class_names"), ["cat"], "are not 2 texts"),
-    "pixels": (("config", "preprocessing", "image_size"), [8, 8], "images of another size"),
+    "pixels": (("config", "preprocessing", "image_size"), [8, 8], "images of the model.s size"),
     "rule": (("config", "preprocessing", "resize"), "crop", "`resize` must be one of"),
     "origin": (("config", "origin"), {"format": 3}, "no table of texts"),
     "layout": (("config", "origin"), {"format": "vit_jax", "layout": "x"}, "has the layout 'x'"),
