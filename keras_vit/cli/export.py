@@ -146,37 +146,56 @@ def run(flag_values, arguments):
         _export_file(flag_values, path, class_names)
 
 
-def _export_segmentation(flag_values, directory, class_names):
-    """A SavedModel that answers with masks."""
-    own = ("max_pixels",)
+def _export_segmentation(flag_values, path, class_names):
+    """A SavedModel that answers with masks, or an ONNX file of windows."""
+    is_onnx = flag_values.format == "onnx"
     for name in ("quantization", *SAVED_MODEL_FLAGS):
-        if flag_values[name].present and name not in own:
-            raise UsageError(f"--{name} is not of a segmentation model")
-    if flag_values.format != "saved_model":
-        raise UsageError("a segmentation model is exported with --format=saved_model")
-    output.check_writable_folder(directory)
+        if flag_values[name].present and (is_onnx or name != "max_pixels"):
+            kind = " in ONNX" if name == "max_pixels" else ""
+            raise UsageError(f"--{name} is not of a segmentation model{kind}")
+    if flag_values.format == "litert":
+        raise UsageError("a segmentation model is exported with --format=saved_model or onnx")
     import keras_vit
-    from keras_vit.serving.segmentation import MODEL_JSON, export_segmentation
-    from keras_vit.serving.versions import folder_bytes
+    from keras_vit.serving import segmentation
 
+    if is_onnx:
+        output.check_new_file(path, flag_values.overwrite)
+    else:
+        output.check_writable_folder(path)
     model = training_flags.turn(keras_vit.from_pretrained(flag_values.model), flag_values)
-    version, difference = export_segmentation(
-        model,
-        directory,
-        class_names=class_names,
-        metrics=_read_metrics(flag_values.model),
-        max_pixels=flag_values.max_pixels,
-    )
-    output.print_summary(
-        f"exported {model.name}, {model.head.num_classes} classes",
-        [
+    if is_onnx:
+        from keras_vit.serving.onnx_litert import export_segmentation_onnx
+
+        report = export_segmentation_onnx(model, path, class_names=class_names)
+        difference, rows = report.difference, _file_rows(path, report)
+    else:
+        from keras_vit.serving.versions import folder_bytes
+
+        version, difference = segmentation.export_segmentation(
+            model,
+            path,
+            class_names=class_names,
+            metrics=_read_metrics(flag_values.model),
+            max_pixels=flag_values.max_pixels,
+        )
+        rows = [
             ("SavedModel", version),
             ("size", f"{folder_bytes(version) / 1e6:.1f} MB"),
-            ("description", version / "assets" / MODEL_JSON),
+            ("description", version / "assets" / segmentation.MODEL_JSON),
             ("signatures", "image, serving_default, tensors"),
-            ("difference", f"{difference:.1e} of the largest logit, at most"),
-        ],
-    )
+        ]
+    rows.append(("difference", f"{difference:.1e} of the largest logit, at most"))
+    output.print_summary(f"exported {model.name}, {model.head.num_classes} classes", rows)
+
+
+def _file_rows(path, report):
+    """Rows on a file for other runtimes, of its `RuntimeReport`."""
+    return [
+        ("file", path),
+        ("size", f"{path.stat().st_size / 1e6:.1f} MB"),
+        ("description", f"{path}.json"),
+        ("format", report.format),
+    ]
 
 
 def _check_flags(flag_values):
@@ -287,10 +306,7 @@ def _export_file(flag_values, path, class_names):
             class_names=class_names,
         )
     rows = [
-        ("file", path),
-        ("size", f"{path.stat().st_size / 1e6:.1f} MB"),
-        ("description", f"{path}.json"),
-        ("format", report.format),
+        *_file_rows(path, report),
         ("difference", f"{report.difference:.1e} of the largest logit, at most"),
     ]
     if info is not None:

@@ -16,8 +16,8 @@ def define_flags(flag_values):
     flags.DEFINE_string(
         "output",
         None,
-        "the file to write, .npz or .h5, with the arrays `features` and `paths`; an interrupted "
-        "command goes on where it stopped",
+        "the file to write, .npz or .h5 with the arrays `features` and `paths`, or .parquet with a "
+        "row for each image; an interrupted command goes on where it stopped",
         required=True,
         flag_values=flag_values,
     )
@@ -47,12 +47,16 @@ def run(flag_values, arguments):
     if len(arguments) < 2:
         raise UsageError("features needs a model and paths of image files or folders")
     path = output.check_new_file(flag_values.output, flag_values.overwrite)
-    if path.suffix not in (".npz", ".h5"):
-        raise UsageError(f"features needs --output=FILE.npz or FILE.h5. Received: {path}")
+    if path.suffix not in (".npz", ".h5", ".parquet"):
+        raise UsageError(
+            f"features needs --output=FILE.npz, FILE.h5 or FILE.parquet. Received: {path}"
+        )
 
     import keras_vit
+    from keras_vit.inference.feature_files import check_ending
     from keras_vit.inference.features import write_features
 
+    check_ending(path)  # before the model is read
     source, *paths = arguments
     model = training_flags.turn(keras_vit.from_pretrained(source), flag_values)
     count, failures = write_features(

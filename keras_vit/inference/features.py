@@ -14,11 +14,10 @@ import tensorflow as tf
 from keras_vit.data.images.image_problems import MAX_FILE_BYTES, MAX_FILE_PIXELS
 from keras_vit.data.images.try_prepare import try_prepare_image
 from keras_vit.files import read_regular, replacing
-from keras_vit.inference import find
+from keras_vit.inference import feature_files, find
 from keras_vit.inference.identity import model_digest
 from keras_vit.inference.output_folder import claim
 
-ENDINGS = (".npz", ".h5")
 LAYOUTS = ("embedding", "grid")
 DTYPES = ("float32", "float16")
 _PART = 256  # images that are written together, so that no more are computed again
@@ -57,13 +56,16 @@ def write_features(
 ):
     """Writes the features of image files: arrays `features` (n, ...) and `paths` (n,).
 
+    A .parquet file has a row for each image, with `path` and `features`: a list of D numbers, or a
+    list of h lists of w lists of D, all of fixed sizes.
+
     What is computed is kept in the folder `OUTPUT.parts` until all is there, so that an interrupted
     call goes on where it stopped.  A file that cannot be read is left out.
 
     Args:
         model: A model of this package.
         paths: Of image files and folders.
-        output: Path of the file, with the ending .npz or .h5.
+        output: Path of the file, with the ending .npz, .h5 or .parquet.
         layout: `"embedding"` or `"grid"`, see `extractor`.
         dtype: `"float32"` or `"float16"`, of what is written.
         batch_size: Images in one call of the model.
@@ -75,13 +77,13 @@ def write_features(
 
     Raises:
         ValueError: For another ending, layout or dtype, parts of other work, or no image.
+        ImportError: For .parquet without pyarrow.
         BlockingIOError: If another process writes the same file.
         FileExistsError: If the output exists and `overwrite` is False.
         OSError: If it cannot be written.
     """
     output = pathlib.Path(output)
-    if output.suffix not in ENDINGS:
-        raise ValueError(f"`output` must end with {' or '.join(ENDINGS)}. Received: {output}")
+    feature_files.check_ending(output)
     if dtype not in DTYPES:
         raise ValueError(f"`dtype` must be one of {DTYPES}. Received: {dtype!r}")
     if output.exists() and not overwrite:
@@ -116,7 +118,7 @@ def write_features(
                     written.append(path)
         if not written:
             raise ValueError(f"no image can be read. Received: {errors[0][0]}: {errors[0][1]}")
-        count = _join(written, output)
+        count = feature_files.join(written, output)
         shutil.rmtree(parts)
     return count, errors
 
@@ -157,22 +159,3 @@ def _compute(network, preprocessing, names, batch_size, dtype, max_pixels):
         "paths": np.array(paths, str),
         "errors": np.array(errors, str).reshape(-1, 2),
     }
-
-
-def _join(parts, output):
-    """Writes the arrays of all parts into one file; returns the number of images."""
-    loaded = [dict(np.load(part, allow_pickle=False)) for part in parts]
-    paths = np.concatenate([part["paths"] for part in loaded])
-    features = np.concatenate([part["features"] for part in loaded])
-    with replacing(output) as file:
-        if output.suffix == ".npz":
-            np.savez(file, features=features, paths=paths)
-        else:
-            import h5py
-
-            with h5py.File(file, "w") as archive:
-                archive["features"] = features
-                # A path need not be text.
-                data = [os.fsencode(path) for path in paths.tolist()]
-                archive.create_dataset("paths", data=data, dtype=h5py.string_dtype())
-    return len(paths)

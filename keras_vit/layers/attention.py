@@ -12,6 +12,7 @@ from keras import ops
 from keras_vit.layers import initializers, recompute
 from keras_vit.layers.lora import Adaptable
 from keras_vit.layers.positions import RELATIVE_POSITIONS, relative_logits
+from keras_vit.layers.quantization import check_int8, rounded, scopes_of, source_policy
 from keras_vit.layers.regularization import dropout, seed_generator
 from keras_vit.layers.trainable import CompositeLayer
 
@@ -259,7 +260,7 @@ class MultiHeadAttention(Adaptable, CompositeLayer):
         self.out_bias = self.add_weight(name="out_bias", shape=(features,), initializer="zeros")
         for name in ("query_norm", "key_norm") if self.qk_norm else ():
             norm = keras.layers.LayerNormalization(
-                epsilon=self.layer_norm_epsilon, dtype=self.dtype_policy, name=name
+                epsilon=self.layer_norm_epsilon, dtype=source_policy(self), name=name
             )
             norm.build((None, heads, None, size))
             setattr(self, name, norm)
@@ -271,7 +272,38 @@ class MultiHeadAttention(Adaptable, CompositeLayer):
                 shape=(*heads_first, 2 * inputs_shape[1] - 1, size),
                 initializer=initializers.normal(0.02),
             )
-        self.restore_trainable()
+        if self.quantization_mode is not None:
+            self._keep_in_8_bits()
+        self.restore_parts()
+
+    def quantize(self, mode=None, type_check=True, config=None):
+        """Keeps the four kernels in 8 bits, with a scale for each output channel.
+
+        As Keras does with a Dense layer: `keras_vit.layers.quantization`.
+        """
+        check_int8(mode, config)
+        self._keep_in_8_bits()
+        policy = f"{mode}_from_{self.dtype_policy.name}"
+        self.dtype_policy = keras.dtype_policies.get(policy)
+
+    def _keep_in_8_bits(self):
+        for name in self.adaptable:
+            kernel = getattr(self, name)
+            values, scale = rounded(ops.reshape(kernel, self.adaptable_shape))
+            self._untrack_variable(kernel)
+            with scopes_of(kernel):
+                stored = self.add_weight(
+                    name=name, shape=kernel.shape, dtype="int8", trainable=False
+                )
+                scales = self.add_weight(name=f"{name}_scale", shape=scale.shape, trainable=False)
+            stored.assign(ops.reshape(values, kernel.shape))
+            scales.assign(scale)
+            setattr(self, name, stored)
+            setattr(self, f"{name}_scale", scales)
+        self._is_quantized = True  # what Keras goes by
+
+    def _int8_call(self, inputs, query=None, training=None):
+        return self.call(inputs, query, training)
 
     def _project(self, inputs, name, training):
         """(B, T, D) -> (B, k, T, d), by the kernel and the bias of that name.
@@ -279,10 +311,10 @@ class MultiHeadAttention(Adaptable, CompositeLayer):
         As one flat product: an einsum over three axes costs more, and so does projecting query, key
         and value together, whose gradient has to be put together again.
         """
-        kernel, bias = getattr(self, f"{name}_kernel"), getattr(self, f"{name}_bias")
+        bias = getattr(self, f"{name}_bias")
         tokens, features = ops.shape(inputs)[1], inputs.shape[-1]
         rows = ops.reshape(inputs, (-1, features))  # (B T, D)
-        flat = ops.matmul(rows, ops.reshape(kernel, (features, features)))
+        flat = self.product(rows, f"{name}_kernel")
         flat = flat if bias is None else flat + ops.reshape(bias, (features,))
         flat = self.adapted(flat, f"{name}_kernel", rows, training)
         heads = ops.reshape(flat, (-1, tokens, self.num_heads, self.head_size))
@@ -307,7 +339,7 @@ class MultiHeadAttention(Adaptable, CompositeLayer):
         """The last projection: what the heads mixed, (B, k, T, d), -> (B, T, D)."""
         tokens, features = ops.shape(mixed)[2], self.num_heads * self.head_size
         rows = ops.reshape(ops.transpose(mixed, (0, 2, 1, 3)), (-1, features))  # (B T, D)
-        mixed = ops.matmul(rows, ops.reshape(self.out_kernel, (features, features)))
+        mixed = self.product(rows, "out_kernel")
         mixed = self.adapted(mixed + self.out_bias, "out_kernel", rows, training)
         return ops.reshape(mixed, (-1, tokens, features))  # (B, T, D)
 

@@ -63,7 +63,7 @@ class AxialEncoderBlock(CompositeLayer):
         self.row.build((None, height, input_shape[-1]))
         self.column = EncoderBlock(**self.block, dtype=self.dtype_policy, name="column")
         self.column.build((None, width, input_shape[-1]))
-        self.restore_trainable()
+        self.restore_parts()
 
     def call(self, tokens, training=None):
         self.row.remat = self.column.remat = self.remat

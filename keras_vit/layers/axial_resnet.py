@@ -73,7 +73,7 @@ class AxialAttention(CompositeLayer):
             )
             norm.build((None, length, width))
             setattr(self, name, norm)
-        self.restore_trainable()
+        self.restore_parts()
 
     def call(self, inputs):
         if self.axis == "height":
@@ -169,7 +169,7 @@ class AxialBottleneckUnit(ResidualUnit):
             setattr(self, f"attention_{axis}", attention)
         shape = self._add_conv("conv3", shape, 4 * self.filters, 1)
         self._add_norm("gn3", shape, gamma_initializer="zeros")
-        self.restore_trainable()
+        self.restore_parts()
 
     def call(self, inputs):
         shortcut = inputs

@@ -97,7 +97,7 @@ class MaskTransformer(CompositeLayer):
             epsilon=_EPSILON, dtype=policy.variable_dtype, name="mask_norm"
         )
         self.mask_norm.build((None, None, self.num_classes))
-        self.restore_trainable()
+        self.restore_parts()
 
     def call(self, features, training=None):
         height, width, size = features.shape[1:]

@@ -108,7 +108,7 @@ class MlpBlock(CompositeLayer):
             )
             layer.build((*input_shape[:-1], fan_in))
             setattr(self, name, layer)
-        self.restore_trainable()
+        self.restore_parts()
 
     def call(self, tokens, training=None):
         hidden = self.dense_1(tokens, training=training)  # (B, T, mlp_dim), or twice that
@@ -249,7 +249,7 @@ class EncoderBlock(CompositeLayer):
             self.layer_scale_1.build(input_shape)
             self.layer_scale_2 = LayerScale(self.layer_scale, dtype=policy, name="layer_scale_2")
             self.layer_scale_2.build(input_shape)
-        self.restore_trainable()
+        self.restore_parts()
 
     def attention_probabilities(self, tokens):
         """(B, k, T, T) float32: what this block's heads attend to, given the block's input."""

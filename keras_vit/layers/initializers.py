@@ -23,19 +23,31 @@ def blank_initialization(blank):
         _BLANK.reset(token)
 
 
+@keras.saving.register_keras_serializable(package="keras_vit")
 class _Blank(keras.initializers.Initializer):
-    """Calls the function that `blank_initialization` was given."""
+    """Calls the function that `blank_initialization` was given.
 
-    def __init__(self, blank):
+    A configuration holds the initialiser in whose place it stands, and gives that.
+    """
+
+    def __init__(self, blank, initializer):
         self.blank = blank
+        self.initializer = initializer
 
     def __call__(self, shape, dtype=None):
         return self.blank(shape, keras.backend.standardize_dtype(dtype))
 
+    def get_config(self):
+        return {"initializer": keras.saving.serialize_keras_object(self.initializer)}
+
+    @classmethod
+    def from_config(cls, config):
+        return keras.saving.deserialize_keras_object(config["initializer"])
+
 
 def _unless_blank(initializer):
     blank = _BLANK.get()
-    return initializer if blank is None else _Blank(blank)
+    return initializer if blank is None else _Blank(blank, initializer)
 
 
 def zeros():

@@ -11,6 +11,15 @@ import contextlib
 import keras
 from keras import ops
 
+from keras_vit.layers.quantization import (
+    check_int8,
+    int8_product,
+    restored,
+    rounded,
+    scopes_of,
+    source_policy,
+    stored_variables,
+)
 from keras_vit.layers.regularization import dropout, seed_generator
 from keras_vit.layers.trainable import parts_of
 
@@ -108,10 +117,38 @@ class Adaptable:
         """The `LowRank` of a kernel's name, or None."""
         return getattr(self, f"{kernel}_lora", None)
 
+    def scale(self, kernel):
+        """The scales of a kernel of 8 bits by its name, or None."""
+        return getattr(self, f"{kernel}_scale", None)
+
+    def product(self, inputs, kernel):
+        """x W by a kernel's name, (N, I) -> (N, O), in whichever number of bits it is kept."""
+        variable, scale = getattr(self, kernel), self.scale(kernel)
+        flat = ops.reshape(variable, self.adaptable_shape)
+        return ops.matmul(inputs, flat) if scale is None else int8_product(inputs, flat, scale)
+
     def adapters(self):
         """Kernel variable -> its `LowRank`, of those that have one, as pairs."""
         found = ((getattr(self, name), self.adapter(name)) for name in self.adaptable)
         return [(kernel, lora) for kernel, lora in found if lora is not None]
+
+    def merged(self):
+        """`(variable, array)` of all that holds a kernel with an adapter, with that in it, a list.
+
+        A kernel of 8 bits is rounded again, with new scales.
+        """
+        pairs = []
+        for name in self.adaptable:
+            kernel, lora, scale = getattr(self, name), self.adapter(name), self.scale(name)
+            if lora is None:
+                continue
+            if scale is None:
+                pairs.append((kernel, merged(kernel, lora)))
+                continue
+            flat = restored(ops.reshape(kernel, self.adaptable_shape), scale)
+            values, new_scale = rounded(flat + lora.product())
+            pairs += [(kernel, ops.reshape(values, kernel.shape)), (scale, new_scale)]
+        return pairs
 
     def adapted(self, outputs, kernel, inputs, training):
         """`outputs`, x W, with what the kernel's `LowRank` adds, if it has one."""
@@ -119,13 +156,12 @@ class Adaptable:
         return outputs if lora is None else outputs + lora(inputs, training=training)
 
     def save_own_variables(self, store):
-        adapters = {id(kernel): lora for kernel, lora in self.adapters()}
-        if not adapters:
+        arrays = {id(variable): array for variable, array in self.merged()}
+        if not arrays:
             super().save_own_variables(store)
             return
-        for i, variable in enumerate([*self._trainable_variables, *self._non_trainable_variables]):
-            lora = adapters.get(id(variable))
-            store[str(i)] = variable if lora is None else merged(variable, lora)
+        for i, variable in enumerate(stored_variables(self)):
+            store[str(i)] = arrays.get(id(variable), variable)
 
 
 class Dense(Adaptable, keras.layers.Dense):
@@ -133,6 +169,16 @@ class Dense(Adaptable, keras.layers.Dense):
 
     def call(self, inputs, training=None):
         return self.adapted(super().call(inputs, training=training), "kernel", inputs, training)
+
+    def quantize(self, mode=None, type_check=True, config=None):
+        """Keeps the kernel in 8 bits, as Keras's Dense does: `keras_vit.layers.quantization`."""
+        check_int8(mode, config)
+        with scopes_of(self.kernel):
+            super().quantize(mode, type_check=False, config=config)
+
+    def _int8_call(self, inputs, training=None):
+        outputs = super()._int8_call(inputs, training=training)
+        return self.adapted(outputs, "kernel", inputs, training)
 
 
 def merged(kernel, lora):
@@ -188,7 +234,7 @@ def add_lora(model, shapes, alpha, rate=0.0):
 def _attach(layer, name, rank, alpha, rate):
     features_in, features_out = layer.adaptable_shape
     *scopes, _ = getattr(layer, name).path.split("/")
-    lora = LowRank(rank, features_out, alpha, rate, dtype=layer.dtype_policy, name=f"{name}_lora")
+    lora = LowRank(rank, features_out, alpha, rate, dtype=source_policy(layer), name=f"{name}_lora")
     with contextlib.ExitStack() as stack:
         for scope in scopes:
             stack.enter_context(keras.name_scope(scope))
@@ -212,8 +258,9 @@ def merge_lora(model):
         The model.
     """
     for layer in adaptable_layers(model):
-        for kernel, lora in layer.adapters():
-            kernel.assign(merged(kernel, lora))
+        for variable, array in layer.merged():
+            variable.assign(array)
+        for _, lora in layer.adapters():
             # Functions that were traced before go on adding A B.
             lora.b.assign(ops.zeros(lora.b.shape))
             layer._tracker.unlock()

@@ -124,7 +124,7 @@ class AttentionPooling(CompositeLayer):
         self.norm.build(pooled_shape)
         self.mlp = MlpBlock(self.mlp_dim, gelu=self.gelu, dtype=self.dtype_policy, name="mlp")
         self.mlp.build(pooled_shape)
-        self.restore_trainable()
+        self.restore_parts()
 
     def call(self, tokens):
         shape = (ops.shape(tokens)[0], 1, tokens.shape[-1])

@@ -71,7 +71,7 @@ class SimpleFeaturePyramid(CompositeLayer):
                 norm.build((None, None, None, self.channels))
                 setattr(self, conv.name, conv)
                 setattr(self, norm.name, norm)
-        self.restore_trainable()
+        self.restore_parts()
 
     def call(self, features):
         outputs = {}

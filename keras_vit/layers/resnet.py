@@ -208,7 +208,7 @@ class BottleneckUnit(ResidualUnit):
         self._add_norm("gn2", shape)
         shape = self._add_conv("conv3", shape, 4 * self.filters, 1)
         self._add_norm("gn3", shape, gamma_initializer="zeros")
-        self.restore_trainable()
+        self.restore_parts()
 
     def call(self, inputs):
         shortcut = inputs
@@ -248,7 +248,7 @@ class PreActivationUnit(ResidualUnit):
         shape = self._add_conv("conv2", padded, self.filters, 3, self.stride, padding="valid")
         self._add_norm("gn3", shape)
         self._add_conv("conv3", shape, 4 * self.filters, 1)
-        self.restore_trainable()
+        self.restore_parts()
 
     def call(self, inputs):
         hidden = ops.relu(self.gn1(inputs))

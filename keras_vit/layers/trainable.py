@@ -1,4 +1,4 @@
-"""Which parts of a layer or model are trained, in a form that a configuration can hold.
+"""Which parts of a layer or model are trained or quantised, as a configuration can hold it.
 
 Keras saves one `trainable` for each layer of a functional model, and none for the layers inside
 of a layer, of a model that has a configuration of its own, or for single variables of a layer.
@@ -107,27 +107,65 @@ def _freeze_layers(layer):
             _freeze_layers(part)
 
 
-class CompositeLayer(keras.layers.Layer):
-    """A layer that is made of layers; its configuration says which of them are trained.
+def all_parts(layer, prefix=""):
+    """Pairs of a path ("encoderblock_0/attention") and a layer: the parts, and theirs, in order."""
+    for name, part in parts_of(layer).items():
+        yield prefix + name, part
+        yield from all_parts(part, f"{prefix}{name}/")
 
-    Subclasses call `restore_trainable` at the end of their `build`.
+
+def get_quantized(layer):
+    """Paths of the parts whose kernels are of 8 bits (`keras_vit.layers.quantization`), a list."""
+    return [path for path, part in all_parts(layer) if part.quantization_mode is not None]
+
+
+def set_quantized(layer, paths):
+    """Quantises the parts that `get_quantized` named in another layer of the same architecture.
+
+    Args:
+        layer: A layer or model that is built.
+        paths: What is quantised already stays as it is.
+
+    Raises:
+        ValueError: For a path that is no part's.
+        NotImplementedError: For a part without kernels that can be of 8 bits.
+    """
+    parts = dict(all_parts(layer))
+    for path in paths:
+        if path not in parts:
+            raise ValueError(
+                f"`quantized` must name parts of {layer.name!r}. Received: {str(path)[:60]!r}"
+            )
+        if parts[path].quantization_mode is None:
+            parts[path].quantize("int8")
+
+
+class CompositeLayer(keras.layers.Layer):
+    """A layer that is made of layers; its configuration says which are trained and quantised.
+
+    Subclasses call `restore_parts` at the end of their `build`.
 
     Args:
         trainable_parts: What `get_trainable` returned for a layer like this, or None.
+        quantized_parts: What `get_quantized` returned for it, or None.
     """
 
-    def __init__(self, trainable_parts=None, **kwargs):
+    def __init__(self, trainable_parts=None, quantized_parts=None, **kwargs):
         super().__init__(**kwargs)
         self._trainable_parts = dict(trainable_parts or {})
+        self._quantized_parts = tuple(quantized_parts or ())
 
-    def restore_trainable(self):
-        """Freezes the parts that were frozen in the layer whose configuration this one has."""
+    def restore_parts(self):
+        """Quantises and freezes what was in the layer whose configuration this one has."""
+        set_quantized(self, self._quantized_parts)
         if self._trainable_parts or not self.trainable:
             set_trainable(self, {"": self.trainable, **self._trainable_parts})
 
     def get_config(self):
         config = super().get_config()
-        parts = dict(self._trainable_parts)
+        trainable, quantized = dict(self._trainable_parts), list(self._quantized_parts)
         if self.built:
-            parts = {path: value for path, value in get_trainable(self).items() if path}
-        return {**config, "trainable_parts": parts} if parts else config
+            trainable = {path: value for path, value in get_trainable(self).items() if path}
+            quantized = get_quantized(self)
+        parts = {"trainable_parts": trainable, "quantized_parts": quantized}
+        return {**config, **{name: value for name, value in parts.items() if value}}

@@ -113,7 +113,7 @@ class WindowedBlock(CompositeLayer):
             for name, side in zip(("rows", "columns"), self.window, strict=True):
                 table = self.add_weight(name=name, shape=(2 * side - 1, size), initializer="zeros")
                 setattr(self, name, table)
-        self.restore_trainable()
+        self.restore_parts()
 
     def call(self, tokens, training=None):
         has_leading = tokens.shape[1] > self.grid[0] * self.grid[1]

@@ -7,7 +7,8 @@ import keras
 
 from keras_vit.layers import ImageInput, initializers
 from keras_vit.layers.dynamic import check_filled
-from keras_vit.layers.trainable import get_trainable, set_trainable
+from keras_vit.layers.quantization import check_can_train, quantize_model
+from keras_vit.layers.trainable import get_quantized, get_trainable, set_quantized, set_trainable
 from keras_vit.models.preprocessing import Preprocessing
 from keras_vit.models.task import Task
 from keras_vit.train_step import TrainableModel
@@ -155,25 +156,37 @@ class ImageClassifier(TrainableModel):
         for block in blocks:
             block.remat = remat
 
-    def quantize(self, mode=None, config=None, filters=None, **kwargs):
-        """Raises NotImplementedError: Keras would quantise the head alone.
+    def quantize(self, mode=None, config=None, filters=None):
+        """Keeps the kernels of attention, MLPs and heads in 8 bits, as Keras's `quantize` does.
 
-        Its modes are of Dense layers, and an attention here holds its kernels itself, in the shapes
-        of the official files.  `keras_vit.export(..., quantization="int8")` stores
-        all kernels with 8 bits, and so does an export to LiteRT.
+        Each output channel has a scale, and what goes into a kernel is rounded to 8 bits row by row
+        (`keras_vit.layers.quantization`).  Patches, positions, norms, biases and a hybrid's ResNet
+        stay as they are.  Everything is frozen; adapters can be trained
+        (`keras_vit.training.tuning.set_tune(model, "lora:R")`).
+
+        Args:
+            mode: `"int8"`.
+            config: None, or Keras's default for that mode.
+            filters: Which layers: a regular expression that is searched in their names, a list of
+                these, a function of a layer, or None for all.
+
+        Raises:
+            NotImplementedError: For another mode or quantizers of one's own, or a model without
+                encoder blocks.
+            ValueError: For a model with adapters or one that is quantised, in float16, or where no
+                layer is left.
         """
-        raise NotImplementedError(
-            "`quantize` must be of a model of Dense layers, which an attention here is not. "
-            f"Received: {mode!r} for {self.name!r}; use "
-            "`keras_vit.export(..., quantization='int8')`, and "
-            "`keras_vit.training.tuning.set_tune(model, 'lora:R')` to train a part of it"
-        )
+        quantize_model(self, mode, config, filters)
+
+    def check_trainable(self):
+        check_can_train(self)
 
     def get_config(self):
         return {
             "config": dataclasses.asdict(self.config),
             **shared_config(self),
             **({} if self.task is None else {"task": self.task.describe()}),
+            **({"quantized": quantized} if (quantized := get_quantized(self)) else {}),
         }
 
     @classmethod
@@ -184,6 +197,7 @@ class ImageClassifier(TrainableModel):
             for name, value in arguments.pop("config").items()
         }
         trainable = arguments.pop("trainable", {})
+        quantized = arguments.pop("quantized", ())
         task = arguments.pop("task", None)
         dtype = arguments.pop("dtype", None)
         if isinstance(dtype, dict):
@@ -195,6 +209,7 @@ class ImageClassifier(TrainableModel):
             task=None if task is None else Task(**task),
             **arguments,
         )
+        set_quantized(model, quantized)
         set_trainable(model, trainable)
         return model
 

@@ -8,6 +8,7 @@ import dataclasses
 import keras
 
 from keras_vit.layers import Identity
+from keras_vit.layers.quantization import check_can_train
 from keras_vit.models.classifier import preprocessing_of
 from keras_vit.models.preprocessing import Preprocessing
 from keras_vit.train_step import TrainableModel
@@ -131,6 +132,9 @@ class PixelModel(TrainableModel):
     def quantize(self, *args, **kwargs):
         """As that of the model in it (`ImageClassifier.quantize`)."""
         self.network.quantize(*args, **kwargs)
+
+    def check_trainable(self):
+        check_can_train(self)
 
     def get_config(self):
         return {

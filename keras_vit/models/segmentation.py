@@ -140,11 +140,11 @@ class SegmentationModel(TrainableModel):
             **shared_config(self),
         }
 
-    def quantize(self, mode=None, config=None, filters=None, **kwargs):
-        """Raises NotImplementedError: Keras would quantise the decoder alone."""
+    def quantize(self, mode=None, config=None, filters=None):
+        """Raises NotImplementedError: it is for models that classify."""
         raise NotImplementedError(
-            "`quantize` must be of a model of Dense layers, which an attention here is not. "
-            f"Received: {mode!r} for {self.name!r}"
+            f"`quantize` is for models that classify. Received: {mode!r} for {self.name!r}, which "
+            "answers with masks"
         )
 
     @classmethod

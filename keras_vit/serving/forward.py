@@ -7,6 +7,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from keras_vit.layers.trainable import get_quantized
 from keras_vit.models.classifier import ImageClassifier
 
 FEATURES_LAYER = "pre_logits"
@@ -116,13 +117,18 @@ def tensorflow_forward(model, options):
 
     Raises:
         ValueError: for a backend that cannot be converted to TensorFlow, a dtype for a model that
-            is not one of this package, or attention that the model does not have.
+            is not one of this package or is quantised, or attention that the model does not have.
     """
     backend = keras.backend.backend()
     if backend not in _CALLS:
         raise ValueError(
             "a SavedModel is written by the TensorFlow and JAX backends. Received: "
             f"{backend!r}; set KERAS_BACKEND=tensorflow and load the same model file"
+        )
+    if get_quantized(model) and (options.quantization or options.dtype):
+        raise ValueError(
+            "`quantization` and `dtype` are for models in floats. Received: the quantised "
+            f"{model.name!r}; export it as it is"
         )
     stored = [StoredVariable(v, _storage(v, options)) for v in model.variables]
     model = _with_dtype(model, options.dtype)

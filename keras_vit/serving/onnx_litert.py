@@ -19,6 +19,7 @@ import tensorflow as tf
 from keras_vit import files
 from keras_vit.errors import ExportError
 from keras_vit.layers.attention import whole_products
+from keras_vit.layers.trainable import get_quantized
 from keras_vit.models.classifier import preprocessing_of
 from keras_vit.models.pixel_model import network_of
 from keras_vit.serving import numpy_preprocess, onnx_int8
@@ -26,6 +27,7 @@ from keras_vit.serving.checks import TOLERANCES, reference_outputs
 from keras_vit.serving.export import checked_class_names, checked_num_classes, describe
 from keras_vit.serving.forward import tensorflow_forward
 from keras_vit.serving.options import ServingOptions
+from keras_vit.serving.segmentation import describe_segmentation
 
 # The newest that tf2onnx writes without rewriting what the models use.
 ONNX_OPSET = 17
@@ -34,6 +36,7 @@ _ONNX_PACKAGES = ("onnx", "onnxruntime", "tf2onnx")
 # An ONNX file is one protocol buffer.
 _MAX_ONNX_BYTES = 2**31 - 2**20
 _CHECKED_BATCH_SIZES = (1, 3)
+SEGMENTATION_ONNX = "keras_vit.segmentation.onnx/1"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,15 +85,91 @@ def export_onnx(model, path, *, quantization=None, calibration=None, class_names
         calibration = [np.asarray(batch, np.float32) for batch in calibration]
         if not calibration:
             raise ValueError("`calibration` must have images. Received: no batches")
-    onnx, _, tf2onnx = _imported(_ONNX_PACKAGES, "onnx")
+    _imported(_ONNX_PACKAGES, "onnx")  # before anything takes time
     model = network_of(model)
+    _check_num_bytes(model)
+    function, _, description = _prepared(model, class_names, "keras_vit.onnx/1")
+    proto = _onnx_proto(function)
+    storage, samples = quantization or "float32", _noise(model)
+    if quantization is not None:
+        proto = onnx_int8.quantize(proto, calibration)
+        samples = samples if calibration is None else calibration
+        description = {**description, "storage": storage}
+    data = _onnx_bytes(proto, description)
+    difference = _check(
+        lambda tensors: reference_outputs(model, tensors),
+        *(onnx_runner(data), samples, TOLERANCES[storage]),
+    )
+    _write(path, data, description)
+    scales = "" if quantization is None else f", int8, {'static' if calibration else 'dynamic'}"
+    return RuntimeReport(f"ONNX, opset {ONNX_OPSET}{scales}", difference)
+
+
+def export_segmentation_onnx(model, path, *, class_names=None):
+    """Writes a segmentation model as an ONNX file: windows in, the logits of their pixels out.
+
+    It takes `tensors` (B, h, w, 3), of the model's window, and gives `logits` (B, h, w, K) and
+    their highest, `mask`, uint8 (B, h, w); the batch is free.  `path.preprocess.py` cuts a picture
+    of any size into windows and puts their logits together to its mask, with NumPy alone, as
+    evaluation does; `path.json` and the file's metadata describe the model.
+
+    Args:
+        model: `keras_vit.models.segmentation.SegmentationModel`.
+        path: of the file; it is written under another name and renamed when it was seen to work.
+        class_names: K names; None takes the model's own.
+
+    Returns:
+        `RuntimeReport`.
+
+    Raises:
+        ImportError, ValueError, ExportError: as `export_onnx`; also for a number of names that is
+            not K.
+    """
+    _imported(_ONNX_PACKAGES, "onnx")
+    _check_backend()
+    _check_num_bytes(model)
+    description = {
+        **describe_segmentation(model, class_names, SEGMENTATION_ONNX),
+        "window_stride": list(model.window_stride),
+        "storage": "float32",
+    }
+    functions, _ = tensorflow_forward(model, ServingOptions())
+
+    def compute(tensors):
+        with whole_products():
+            logits = tf.identity(functions["logits"](tensors), name="logits")
+        return {"logits": logits, "mask": tf.cast(tf.argmax(logits, -1), tf.uint8, name="mask")}
+
+    specification = _specification(model)
+    function = tf.function(compute, input_signature=[specification], autograph=False)
+    data = _onnx_bytes(_onnx_proto(function), description)
+
+    def run(tensors):
+        outputs = onnx_runner(data)(tensors)
+        if not np.array_equal(outputs["mask"], outputs["logits"].argmax(-1)):
+            raise ExportError("the masks are not those of the logits, nothing was written")
+        return outputs
+
+    difference = _check(
+        lambda tensors: {"logits": keras.ops.convert_to_numpy(model(tensors, training=False))},
+        *(run, _noise(model), TOLERANCES["float32"]),
+    )
+    _write(path, data, description)
+    return RuntimeReport(f"ONNX, opset {ONNX_OPSET}", difference)
+
+
+def _check_num_bytes(model):
     num_bytes = sum(4 * int(np.prod(variable.shape)) for variable in model.variables)
     if num_bytes > _MAX_ONNX_BYTES:
         raise ValueError(
             f"an ONNX file may have at most 2 GiB. Received: {model.name!r} with {num_bytes} bytes "
             "of weights; export a SavedModel"
         )
-    function, _, description = _prepared(model, class_names, "keras_vit.onnx/1")
+
+
+def _onnx_proto(function):
+    """The ONNX model of a TensorFlow function of `tensors`, with a free batch."""
+    _, _, tf2onnx = _imported(_ONNX_PACKAGES, "onnx")
     proto, _ = tf2onnx.convert.from_function(
         function,
         input_signature=function.input_signature,
@@ -99,18 +178,15 @@ def export_onnx(model, path, *, quantization=None, calibration=None, class_names
     )
     for value in (*proto.graph.input, *proto.graph.output):
         value.type.tensor_type.shape.dim[0].dim_param = "batch"
-    storage, samples = quantization or "float32", _noise(model)
-    if quantization is not None:
-        proto = onnx_int8.quantize(proto, calibration)
-        samples = samples if calibration is None else calibration
-        description = {**description, "storage": storage}
+    return proto
+
+
+def _onnx_bytes(proto, description):
+    import onnx
+
     onnx.helper.set_model_props(proto, {"keras_vit": json.dumps(description)})
     onnx.checker.check_model(proto)
-    data = proto.SerializeToString()
-    difference = _check(model, onnx_runner(data), samples, TOLERANCES[storage])
-    _write(path, data, description)
-    scales = "" if quantization is None else f", int8, {'static' if calibration else 'dynamic'}"
-    return RuntimeReport(f"ONNX, opset {ONNX_OPSET}{scales}", difference)
+    return proto.SerializeToString()
 
 
 def onnx_runner(model):
@@ -181,7 +257,8 @@ def export_litert(model, path, *, storage="float32", class_names=None):
     interpreter = tf.lite.Interpreter(model_content=data)  # its runner works as long as it is kept
     runner = interpreter.get_signature_runner()
     difference = _check(
-        model, lambda tensors: runner(tensors=tensors), _noise(model), TOLERANCES[storage]
+        lambda tensors: reference_outputs(model, tensors),
+        *(lambda tensors: runner(tensors=tensors), _noise(model), TOLERANCES[storage]),
     )
     _write(path, data, {**description, "storage": storage})
     return RuntimeReport(f"LiteRT, {storage} weights", difference)
@@ -199,17 +276,15 @@ def _imported(names, extra):
 
 def _prepared(model, class_names, format):
     """The model as one TensorFlow function, its variables, and what is said about it."""
-    backend = keras.backend.backend()
-    if backend != "tensorflow":
+    if get_quantized(model):
         raise ValueError(
-            f"this format is written by the TensorFlow backend. Received: {backend!r}; set "
-            "KERAS_BACKEND=tensorflow and load the same model file"
+            "ONNX and LiteRT have kernels of 8 bits of their own. Received: the quantised "
+            f"{model.name!r}; export the model in floats with `quantization='int8'`"
         )
+    _check_backend()
     names = checked_class_names(class_names, model, checked_num_classes(model))
     functions, variables = tensorflow_forward(model, ServingOptions())
-    specification = tf.TensorSpec(
-        (None, *preprocessing_of(model).image_size, 3), tf.float32, name="tensors"
-    )
+    specification = _specification(model)
 
     def compute(tensors):
         with whole_products():
@@ -221,18 +296,42 @@ def _prepared(model, class_names, format):
     return function, variables, description
 
 
+def _check_backend():
+    backend = keras.backend.backend()
+    if backend != "tensorflow":
+        raise ValueError(
+            f"this format is written by the TensorFlow backend. Received: {backend!r}; set "
+            "KERAS_BACKEND=tensorflow and load the same model file"
+        )
+
+
+def _specification(model):
+    shape = (None, *preprocessing_of(model).image_size, 3)
+    return tf.TensorSpec(shape, tf.float32, name="tensors")
+
+
 def _noise(model):
     """Batches of two sizes, float32 (B, h, w, 3), the same at each call."""
     rng, size = np.random.default_rng(0), preprocessing_of(model).image_size
     return [rng.uniform(-1, 1, (n, *size, 3)).astype(np.float32) for n in _CHECKED_BATCH_SIZES]
 
 
-def _check(model, run, samples, tolerance):
-    """Compares a runtime's outputs with the model's; returns the largest relative difference."""
+def _check(reference, run, samples, tolerance):
+    """Compares a runtime's outputs with the model's; returns the largest relative difference.
+
+    Args:
+        reference: Function from tensors to the model's outputs by name.
+        run: The runtime's.
+        samples: Batches of tensors.
+        tolerance: Of the largest number of an output.
+
+    Raises:
+        ExportError: for a difference that is larger.
+    """
     largest = 0.0
     for tensors in samples:
         received = run(tensors)
-        for name, expected in reference_outputs(model, tensors).items():
+        for name, expected in reference(tensors).items():
             scale = float(np.max(np.abs(expected)))
             difference = float(np.max(np.abs(received[name].astype(np.float64) - expected)))
             if received[name].shape != expected.shape or not difference <= tolerance * scale:

@@ -115,34 +115,16 @@ def export_segmentation(model, directory, *, class_names=None, metrics=None, max
         ExportError: If the written model does not reproduce the model's logits and masks.
         OSError: If the folder cannot be written.
     """
-    names = class_names if class_names is not None else model.class_names
-    number = model.head.num_classes
-    if names is not None and len(names) != number:
-        raise ValueError(
-            f"`class_names` must name each of the {number} classes. Received: {len(names)}"
-        )
-    if model.preprocessing.channels != 3:
-        raise ValueError(
-            "an export of a segmentation takes RGB images. Received: a model of "
-            f"{model.preprocessing.channels} channels"
-        )
+    about = describe_segmentation(model, class_names, FORMAT)
     functions, variables = tensorflow_forward(model, ServingOptions())
     module = MaskModule(
         functions["logits"], variables, model.preprocessing, model.window_stride, max_pixels
     )
     description = {
-        "format": FORMAT,
-        "name": model.name,
-        "config": dataclasses.asdict(model.backbone_config),
-        "head": dataclasses.asdict(model.head),
-        "preprocessing": dataclasses.asdict(model.preprocessing),
-        "num_classes": number,
-        "class_names": None if names is None else list(names),
+        **about,
         "max_pixels": max_pixels,
         "signatures": sorted(module.endpoints),
-        "origin": model.origin,
         "metrics": metrics,
-        "versions": versions(),
     }
     with new_version(directory) as (temporary, publish):
         tf.saved_model.save(module, str(temporary), signatures=dict(module.endpoints))
@@ -159,6 +141,36 @@ def export_segmentation(model, directory, *, class_names=None, metrics=None, max
                 f"same file. {reason}"
             ) from error
         return publish(), difference
+
+
+def describe_segmentation(model, class_names, format):
+    """What is said about a segmentation model beside what was written of it, plain values.
+
+    Raises:
+        ValueError: For a number of names that is not K, or a model without RGB input.
+    """
+    names = class_names if class_names is not None else model.class_names
+    number = model.head.num_classes
+    if names is not None and len(names) != number:
+        raise ValueError(
+            f"`class_names` must name each of the {number} classes. Received: {len(names)}"
+        )
+    if model.preprocessing.channels != 3:
+        raise ValueError(
+            "an export of a segmentation takes RGB images. Received: a model of "
+            f"{model.preprocessing.channels} channels"
+        )
+    return {
+        "format": format,
+        "name": model.name,
+        "config": dataclasses.asdict(model.backbone_config),
+        "head": dataclasses.asdict(model.head),
+        "preprocessing": dataclasses.asdict(model.preprocessing),
+        "num_classes": number,
+        "class_names": None if names is None else list(names),
+        "origin": model.origin,
+        "versions": versions(),
+    }
 
 
 def _check(folder, model):

@@ -89,6 +89,7 @@ class TrainableModel(keras.Model):
         strategy = _strategy_of(self)
         with contextlib.nullcontext() if strategy is None else strategy.scope():
             super().compile(optimizer, *args, **kwargs)
+            self._tracker.unlock()  # which Keras's `quantize` locks
             self._loss_tracker = FiniteMean(name="loss")
         self.accumulation_steps = accumulation_steps
         if strategy is not None:
@@ -111,6 +112,9 @@ class TrainableModel(keras.Model):
         if self.built:
             self.optimizer.build(self.trainable_variables)
 
+    def check_trainable(self):
+        """Raises ValueError for a model that cannot be trained as it is; `fit` asks first."""
+
     def train_step(self, *args):
         """One update; called by `fit` with what its backend hands over."""
         step = _backend_step()
@@ -120,6 +124,7 @@ class TrainableModel(keras.Model):
 
     def make_train_function(self, force=False):
         """Makes what `fit` and `train_on_batch` call for each execution."""
+        self.check_trainable()
         strategy = _strategy_of(self)
         if strategy is None:
             return super().make_train_function(force)

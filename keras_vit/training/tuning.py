@@ -4,7 +4,7 @@ import re
 import types
 
 from keras_vit.layers.lora import add_lora, merge_lora
-from keras_vit.layers.trainable import freeze_all_but, set_trainable
+from keras_vit.layers.trainable import freeze_all_but, get_quantized, set_trainable
 from keras_vit.models.depth import Depths
 from keras_vit.models.pixel_model import network_of
 from keras_vit.training.recipe_values import LORA_TARGETS, check_tune, parse_tune
@@ -32,6 +32,9 @@ def set_tune(model, tune, *, lora_alpha=None, lora_dropout=None, lora_targets=No
     | `"norms"` | scales and shifts of all norms, and the head |
     | `"bias"` | all biases, those of norms among them, and the head (BitFit, arXiv:2106.10199) |
     | `"lora:R"` | low-rank adapters of rank R, and the head (LoRA, arXiv:2106.09685) |
+
+    Of a quantised model (`model.quantize("int8")`) adapters are trained, and the head if it was
+    left out of that; nothing else of a quantised layer is.
 
     Call it before `compile`.  `get_config` and with it a `.keras` file keep what is frozen.  A
     model with adapters is saved as an ordinary one, with what they have learned in its kernels;
@@ -65,7 +68,8 @@ def set_tune(model, tune, *, lora_alpha=None, lora_dropout=None, lora_targets=No
         _add_lora(network, depths, number, options)
     elif not any(is_trained(variable.path) for variable in network.trainable_variables):
         raise ValueError(f"`tune` must leave something to train. Received: {tune!r}")
-    freeze_all_but(network, is_trained)
+    quantized = tuple(f"{path}/" for path in get_quantized(network))
+    freeze_all_but(network, lambda path: not path.startswith(quantized) and is_trained(path))
 
 
 def _rule(kind, number, depths, network, tune):

@@ -78,6 +78,11 @@ def convert(
         raise ValueError(f"a .keras file has float32 weights. Received: dtype={dtype!r}")
     stage("opening")
     found = opening.open_checkpoint(source, source_format, image_size=image_size)
+    if found.quantized:
+        raise CheckpointError(
+            source,
+            "holds a quantised model, whose weights have been rounded; convert the one before",
+        )
     replaced = _replaced(found, target) if approximate else {}
     exact, found = found, _with_fields(found, {k: new for k, (_, new) in replaced.items()})
     _check_family(found, target, num_classes)

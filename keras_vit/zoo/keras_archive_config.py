@@ -16,7 +16,10 @@ from keras_vit.models.vit_config import SINCOS
 
 MODELS = {family.model_class.__name__: family.model_class for family in FAMILIES.values()}
 # What our models' `get_config` returns; the name and dtype are chosen anew for every model.
-PARTS = {"config", "preprocessing", "class_names", "origin", "name", "dtype", "trainable", "task"}
+PARTS = {
+    *("config", "preprocessing", "class_names", "origin", "name", "dtype", "trainable", "task"),
+    "quantized",
+}
 # Of sine-cosine positions, which are in no array: four times those of ViT-H/14 at 1,024 px.
 MAX_COMPUTED_VALUES = 1 << 25
 
@@ -32,6 +35,7 @@ class StoredModel:
         origin: where its weights came from before.
         task: `Task`, or None.
         num_frozen: Number of layers (and parts of layers) that the file says are frozen.
+        quantized: Paths of the layers whose kernels are of 8 bits.
     """
 
     config: object
@@ -40,6 +44,7 @@ class StoredModel:
     origin: dict
     task: Task | None = None
     num_frozen: int = 0
+    quantized: tuple[str, ...] = ()
 
 
 def read(path, class_name, stored, num_arrays):
@@ -79,6 +84,7 @@ def read(path, class_name, stored, num_arrays):
             origin=_origin(stored.get("origin")),
             task=_task(stored.get("task"), config.num_classes),
             num_frozen=_num_frozen(stored.get("trainable", {})),
+            quantized=_quantized(stored.get("quantized", [])),
         )
     except (ValueError, TypeError, OverflowError) as error:
         raise CheckpointError(path, f"has an invalid model configuration: {error}") from error
@@ -127,6 +133,12 @@ def _num_frozen(trainable):
     if not isinstance(trainable, dict) or not all(isinstance(v, bool) for v in trainable.values()):
         raise ValueError("`trainable` is no table of layers that are trained or not")
     return sum(not value for value in trainable.values())
+
+
+def _quantized(paths):
+    if not _is(paths, tuple[str, ...]) or len(set(paths)) < len(paths):
+        raise ValueError("`quantized` is no list of layers")
+    return tuple(paths)
 
 
 def _origin(origin):

@@ -8,6 +8,7 @@ from keras_vit.checkpoints.patches import adapt_channels, resize_patches
 from keras_vit.errors import CheckpointError
 from keras_vit.files import check_not_empty_path
 from keras_vit.layers.initializers import blank_initialization
+from keras_vit.layers.trainable import set_quantized
 from keras_vit.models import Preprocessing
 from keras_vit.models.families import FAMILIES, family_of, fields_of_all
 from keras_vit.models.fields import pair, replace_fields
@@ -142,6 +143,12 @@ def from_pretrained(
             )
         return load_segmentation(segmentation, name=name, dtype=dtype)
     found = open_checkpoint(source, format, sha256, image_size)
+    asked = (num_classes, image_size, patch_size, in_channels)
+    if found.quantized and (overrides or any(value is not None for value in asked)):
+        raise ValueError(
+            "a quantised model is loaded with the sizes that it has. Received: other arguments for "
+            f"{source}"
+        )
     model = build_model(
         found,
         num_classes=num_classes,
@@ -221,6 +228,7 @@ def build_model(
             name=name,
             dtype=dtype,
         )
+        set_quantized(model, found.quantized)
         arrays = reading.result()
     if PATCH_KERNEL in arrays:
         kernel = resize_patches(arrays[PATCH_KERNEL], config.patch_size)

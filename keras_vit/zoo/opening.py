@@ -47,6 +47,7 @@ class OpenedCheckpoint:
         preprocessing: `Preprocessing`, or None if unknown.
         class_names: or None if unknown.
         task: `Task`, or None.
+        quantized: Paths of the layers whose kernels are of 8 bits; only in `.keras` files.
         origin: what becomes the model's `origin`.
         match: `matching.Match` of its arrays; None for a `.keras` file.
         shapes: key -> shape of all that the file holds.
@@ -63,6 +64,7 @@ class OpenedCheckpoint:
     preprocessing: Preprocessing | None = None
     class_names: tuple | None = None
     task: Task | None = None
+    quantized: tuple[str, ...] = ()
     match: matching.Match | None = None
     shapes: Mapping = dataclasses.field(default_factory=dict)
     source: str = ""
@@ -166,16 +168,45 @@ def _open_keras(path):
             "`keras.models.load_model` keeps them frozen.",
             path,
         )
-    shapes = variable_shapes(known.config)
+    shapes = _with_scales(path, variable_shapes(known.config), known.quantized)
     arrays = weights.match(shapes)
+    int8 = {path for path in shapes if f"{path}_scale" in shapes}
     return OpenedCheckpoint(
         architecture=describe(known.config),
         grid=getattr(known.config, "grid", None),
         variables=shapes,
-        read=lambda paths: weights.read({path: arrays[path] for path in paths}),
+        read=lambda paths: weights.read({path: arrays[path] for path in paths}, int8),
         preprocessing=known.preprocessing,
         class_names=known.class_names,
         task=known.task,
+        quantized=known.quantized,
         origin={**known.origin, "file": path.name},
         shapes=shapes,
     )
+
+
+def _with_scales(path, shapes, quantized):
+    """The variables of a model some of whose layers have kernels of 8 bits, as files hold them.
+
+    A kernel's scales come after it; of a Dense layer they are the last, of an attention kernels
+    come behind all else.
+    """
+    owners = {layer: {} for layer in (variable.rpartition("/")[0] for variable in shapes)}
+    for variable, shape in shapes.items():
+        owners[variable.rpartition("/")[0]][variable] = shape
+    for layer in quantized:
+        own = owners.get(layer, {})
+        kernels = {name: shape for name, shape in own.items() if name.endswith("kernel")}
+        if not kernels:
+            raise CheckpointError(
+                path, f"has an invalid model configuration: {layer[:60]!r} has no kernel of 8 bits"
+            )
+        if f"{layer}/kernel" in kernels:
+            owners[layer] = {**own, f"{layer}/kernel_scale": own[f"{layer}/kernel"][-1:]}
+            continue
+        owners[layer] = {name: shape for name, shape in own.items() if name not in kernels}
+        for name, shape in kernels.items():
+            is_out = name.endswith("/out_kernel")
+            owners[layer] |= {name: shape}
+            owners[layer][f"{name}_scale"] = (shape[-1] if is_out else math.prod(shape[1:]),)
+    return {variable: shape for own in owners.values() for variable, shape in own.items()}

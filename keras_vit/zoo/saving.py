@@ -10,6 +10,7 @@ from keras_vit.checkpoints.formats.registry import format_for, get_format
 from keras_vit.errors import CheckpointError
 from keras_vit.files import check_not_empty_path
 from keras_vit.layers import lora
+from keras_vit.layers.trainable import get_quantized
 from keras_vit.models.classifier import ImageClassifier
 from keras_vit.models.families import family_of, num_positions
 from keras_vit.models.fields import optional_parts
@@ -44,8 +45,8 @@ def save_pretrained(model, path, *, format=None, dtype=None, overwrite=True, car
         The path of the file with the arrays, a `pathlib.Path`.
 
     Raises:
-        CheckpointError: if the format cannot hold the model, a weight is too large for `dtype`, or
-            the file cannot be written.
+        CheckpointError: if the format cannot hold the model, it is quantised, a weight is too large
+            for `dtype`, or the file cannot be written.
         ValueError: for an unknown format or dtype.
         TypeError: for a model that is not of this package.
     """
@@ -54,6 +55,10 @@ def save_pretrained(model, path, *, format=None, dtype=None, overwrite=True, car
     model = network_of(model)
     if not isinstance(model, ImageClassifier):
         raise TypeError(f"`model` must be a model of keras_vit. Received: {type(model).__name__}")
+    if get_quantized(model):
+        raise CheckpointError(
+            path, "formats hold floats, and the model is quantised; `model.save('MODEL.keras')`"
+        )
     path = _file_in_folder(model, path, format)
     if path.exists() and not overwrite:
         raise CheckpointError(path, "exists already; give `overwrite=True` to replace it")

@@ -110,3 +110,13 @@ def test_the_rule_of_colours_becomes_one_for_other_channels():
     assert RULE.with_channels(3) == RULE
     with pytest.raises(ValueError, match="`channels` must be an integer of at least 1"):
         Preprocessing(image_size=(8, 8), channels=0)
+
+
+def test_a_model_upon_the_head_of_a_loaded_one_is_saved_and_cloned(tmp_path):
+    model = keras_vit.from_pretrained("fashion_mnist/ViT-mini_4")
+    images = np.random.default_rng(0).uniform(-1, 1, (2, 28, 28, 3)).astype(np.float32)
+    upon = keras.Model(model.input, keras.layers.Dense(3, name="own")(model.output))
+    expected = upon.predict_on_batch(images)
+    np.testing.assert_array_equal(saved(upon, tmp_path).predict_on_batch(images), expected)
+    clone = keras.models.clone_model(model)
+    assert isinstance(clone.get_layer("head").kernel_initializer, keras.initializers.Zeros)

@@ -187,16 +187,6 @@ def test_lora_of_keras_adapts_an_attention_and_an_mlp_and_freezes_their_kernels(
             layer.enable_lora(1)
 
 
-def test_the_modes_of_keras_are_refused_and_ours_are_named():
-    model = make_model(depth=1)
-    before = values(model.weights)
-    for refused in (model, keras_vit.include_preprocessing(model)):
-        with pytest.raises(NotImplementedError, match=r"'int8' .*quantization='int8'.*'lora:R'"):
-            refused.quantize("int8")
-    for path, value in values(model.weights).items():
-        np.testing.assert_array_equal(value, before[path])
-
-
 def test_blocks_that_are_computed_again_draw_the_same_masks():
     trained = []
     for remat in (False, True):

@@ -57,6 +57,13 @@ CHANGES = {
     "depth": (("config", "config", "depth"), 10**9, "blocks are more than its 24 arrays can fill"),
     "width": (("config", "config", "mlp_dim"), 13, r"has the shape \(8, 12\), expected \(8, 13\)"),
     "part": (("config", "more"), 1, "it must hold"),
+    "quantized part": (
+        ("config", "quantized"),
+        ["embedding/x"],
+        "'embedding/x' has no kernel of 8",
+    ),
+    "quantized type": (("config", "quantized"), "head", "`quantized` is no list of layers"),
+    "quantized bits": (("config", "quantized"), ["head"], r"head/kernel_scale \(2,\) is missing"),
     "names": (("config", "class_names"), ["cat"], "are not 2 texts"),
     "pixels": (("config", "preprocessing", "image_size"), [8, 8], "images of the model.s size"),
     "rule": (("config", "preprocessing", "resize"), "crop", "`resize` must be one of"),

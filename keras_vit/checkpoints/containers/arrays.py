@@ -163,16 +163,17 @@ def read_all(path, readers):
     return arrays
 
 
-def read_stored(path, headers):
+def read_stored(path, headers, int8=()):
     """Reads arrays into memory that TensorFlow can take over without a copy.
 
     Args:
         path: for error messages.
         headers: a dict: any key -> `StoredArray`.
+        int8: the keys of those that must be int8; all others must be floating-point numbers.
 
     Returns:
-        A dict with the same keys: float32 arrays in C order (float16 and bfloat16 are widened,
-        float64 is rounded).
+        A dict with the same keys: float32 arrays in C order (float16, bfloat16 and int8 are
+        widened, float64 is rounded).
 
     Raises:
         CheckpointError: if the data is cut off, or a value is not finite; names every such array.
@@ -180,14 +181,16 @@ def read_stored(path, headers):
     return read_all(
         path,
         {
-            key: (header.name, lambda header=header: _read_stored_array(header))
+            key: (header.name, lambda args=(header, key in int8): _read_stored_array(*args))
             for key, header in headers.items()
         },
     )
 
 
-def _read_stored_array(header):
-    if header.dtype.kind in "iu":
+def _read_stored_array(header, is_int8):
+    if is_int8 and header.dtype != np.int8:
+        raise ValueError(f"has dtype {header.dtype.str!r}; kernels of 8 bits are int8")
+    if header.dtype.kind in "iu" and not is_int8:
         raise ValueError(f"has dtype {header.dtype.str!r}; only floating-point numbers are read")
     raw = read_bytes_at(header.path, header.start, header.num_bytes)
     return as_float32(raw, header.dtype, header.shape)

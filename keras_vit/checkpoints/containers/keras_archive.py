@@ -81,11 +81,12 @@ class KerasWeights:
             raise CheckpointError(self.path, problems)
         return {path: self.headers[key] for path, key in keys.items()}
 
-    def read(self, arrays):
+    def read(self, arrays, int8=()):
         """Reads arrays as float32.
 
         Args:
             arrays: any key -> `StoredArray`.
+            int8: the keys of those that must be int8.
 
         Returns:
             A dict with the same keys.
@@ -96,7 +97,7 @@ class KerasWeights:
         """
         if self.member is not None:
             _check_sum(self.path, self.member)
-        return read_stored(self.path, arrays)
+        return read_stored(self.path, arrays, int8)
 
 
 def open_weights(path):

@@ -114,16 +114,6 @@ def test_teacher_may_be_a_model_which_stays_as_it_is(folder, tmp_path):
         np.testing.assert_array_equal(received, wanted)
 
 
-@pytest.mark.tensorflow_only
-def test_two_replicas_train_as_one_device(folder, tmp_path):
-    result = train(folder, tmp_path / "two", strategy="mirrored", steps=2)
-    expected = train(folder, tmp_path / "one", steps=2)
-    for received, wanted in zip(
-        result.model.get_weights(), expected.model.get_weights(), strict=True
-    ):
-        np.testing.assert_allclose(received, wanted, atol=1e-5)
-
-
 @pytest.mark.parametrize(
     ("fields", "message"),
     [

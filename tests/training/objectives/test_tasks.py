@@ -118,17 +118,6 @@ def test_training_that_was_killed_ends_with_the_same_bits(
     assert received.model.task == trained[task].model.task
 
 
-@pytest.mark.tensorflow_only
-@pytest.mark.parametrize("task", list(DATA))
-def test_two_replicas_train_as_one_device(source, trained, task, tmp_path):
-    result = train(source, task, tmp_path, strategy="mirrored", steps=4, report_steps=4)
-    expected = train(source, task, tmp_path / "one", steps=4, report_steps=4)
-    scale = np.abs(outputs(expected.model)).max(0)
-    np.testing.assert_allclose(
-        outputs(result.model) / scale, outputs(expected.model) / scale, atol=1e-4
-    )
-
-
 def test_training_without_validation_keeps_the_threshold_of_one_half(source, tmp_path):
     data = {"train": DATA["multilabel"]["train"]}
     result = finetune(
