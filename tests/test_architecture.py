@@ -28,7 +28,8 @@ def _table():
 
 
 RULES = {**_table(), "__init__": ({"everything"}, ()), "__main__": ({"cli"}, ())}
-# Of the layers only positions.py computes constants with NumPy, only regularization.py asks
+# Of the layers only positions.py computes constants with NumPy, only dynamic.py tests sizes while a
+# graph of TensorFlow runs, only regularization.py asks
 # TensorFlow which replica it is on, and only recompute.py tells a backend the order of its work.
 # Of the models only the one that prepares pixels leaves a JAX program for that.
 # Of the analysis only the gradients are a backend's own, and only the pictures need Matplotlib and
@@ -38,6 +39,7 @@ EXCEPTIONS = {
     ("analysis/gradcam.py", "tensorflow"),
     ("analysis/plots.py", "PIL"),
     ("analysis/plots.py", "matplotlib"),
+    ("layers/dynamic.py", "tensorflow"),
     ("layers/positions.py", "numpy"),
     ("models/pixel_model.py", "jax"),
     ("layers/recompute.py", "jax"),

@@ -460,11 +460,64 @@ def keras_mutant(rng, good):
     return zipped(members.items())
 
 
+# ---- folders: arrays and the config.json beside them --------------------------------------------
+
+ARRAYS, CONFIG = "model.safetensors", "config.json"
+
+
+def packed(files):
+    """A folder's files, name -> bytes, as one."""
+    return zipped(sorted(files.items()))
+
+
+def unpacked(data):
+    """The inverse of `packed`."""
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        return {name: archive.read(name) for name in archive.namelist()}
+
+
+def json_mutant(rng, text):
+    """A `config.json` that says something else, or is none."""
+    config = json.loads(text)
+    parts = [config, *(part for part in config.values() if isinstance(part, dict) and part)]
+    part = pick(rng, parts)
+    name = pick(rng, list(part))
+    old = part[name]
+    values = (*NUMBERS, None, -1, 1.5, 1e300, True, False, "gelu", "", [], {}, [[1]], "a" * 9999)
+    match rng.integers(6):
+        case 0:
+            del part[name]
+        case 1 if isinstance(old, int | float):
+            part[name] = pick(rng, (old + 1, old - 1, old * 2, -old, float(old), not old, str(old)))
+        case 2:
+            part[name] = pick(rng, list(part.values()))
+        case 3:
+            part[changed_name(rng, name)] = part.pop(name)
+        case 4:
+            place = int(rng.integers(len(text)))
+            junk = (b"", b"[" * 5000, b"\xff", b"NaN", b"1e999", b"\\ud800", b'"a": 1, "a": 2,')
+            return text[:place] + pick(rng, junk) + text[place:]
+        case _:
+            part[name] = pick(rng, values)
+    return json.dumps(config).encode()
+
+
+def folder_mutant(rng, good, change_arrays=safetensors_mutant, change_config=json_mutant):
+    """A mutant of a `packed` folder: of its arrays or of its config.json."""
+    files = unpacked(good)
+    if rng.random() < 0.5:
+        files[CONFIG] = change_config(rng, files[CONFIG])
+    else:
+        files[ARRAYS] = change_arrays(rng, files[ARRAYS])
+    return packed(files)
+
+
 STRUCTURED = {
     "npz": npz_mutant,
     "safetensors": safetensors_mutant,
     "keras": keras_mutant,
     "h5": h5_mutant,
+    "folder": folder_mutant,
 }
 
 
@@ -479,4 +532,6 @@ def mutant(seed, container, kind, index, good):
         good: bytes of the file that it is made from.
     """
     rng = np.random.default_rng([seed, zlib.crc32(f"{container} {kind}".encode()), index])
+    if container == "folder" and kind == "bytes":
+        return folder_mutant(rng, good, byte_mutant, byte_mutant)
     return byte_mutant(rng, good) if kind == "bytes" else STRUCTURED[container](rng, good)

@@ -1,20 +1,23 @@
 """Loads made-up files with the names, shapes and spelling of official ones; times and weighs it.
 
-    python tools/full_size.py                           all of MODELS, one after the other
+    python tools/full_size.py                           all of MODELS and FOLDERS, one by one
     python tools/full_size.py --model=ViT-H/14 --rounds=5
 
-A file of random values is written to a temporary folder (2.6 GB for ViT-H/14, 1.8 GB for
-BiT-R101x3; a second one of that size when it is saved again) and removed.  `from_pretrained` and
-`numpy.load` of all arrays run in turn, each in a process of its own, with the file in the cache.
+A file of random values is written to a temporary folder (2.6 GB for ViT-H/14, 4.6 GB for
+DINOv2-g/14; a second one of that size when it is saved again) and removed.  Folders of transformers
+and timm have their `config.json`.  `from_pretrained` and reading all arrays with NumPy run in turn,
+each in a process of its own, with the file in the cache.
 Some variables are compared with the file bit for bit, and every array of what `save_pretrained`
 writes.  Memory is the rise of the peak over what the process has after its imports.
 """
 
 import gzip
 import json
+import math
 import os
 import pathlib
 import statistics
+import struct
 import subprocess
 import sys
 import tempfile
@@ -25,7 +28,7 @@ import numpy as np
 from absl import app, flags
 
 FLAGS = flags.FLAGS
-flags.DEFINE_string("model", "all", "A name of MODELS, or all.")
+flags.DEFINE_string("model", "all", "A name of MODELS or FOLDERS, or all.")
 flags.DEFINE_integer("rounds", 3, "How many alternating pairs are run.", lower_bound=1)
 flags.DEFINE_string("folder", None, "Where the files are made; the system's temporary folder.")
 
@@ -41,6 +44,77 @@ MODELS = {
     "R+ViT-Ti/16": ("R+ViT-Ti_16", 21843),
     "BiT-R101x3": (None, 21843),
 }
+# name -> (format, layout or None for its first, fields), as transformers and timm publish them.
+FOLDERS = {
+    "DINOv2-g/14": (
+        "huggingface_dinov2",
+        None,
+        {
+            "hidden_size": 1536,
+            "mlp_dim": 4096,
+            "num_heads": 24,
+            "depth": 40,
+            "patch_size": 14,
+            "image_size": 518,
+            "num_classes": 0,
+            "gelu": "exact",
+            "layer_scale": 1.0,
+            "gated_mlp": True,
+            "mask_token": True,
+        },
+    ),
+    "SigLIP-So400m/14": (
+        "huggingface_siglip",
+        None,
+        {
+            "hidden_size": 1152,
+            "mlp_dim": 4304,
+            "num_heads": 16,
+            "depth": 27,
+            "patch_size": 14,
+            "image_size": 384,
+            "num_classes": 0,
+            "partial_patches": True,
+            "class_token": False,
+            "pooling": "attention",
+        },
+    ),
+    "CLIP-L/14": (
+        "huggingface_clip",
+        None,
+        {
+            "hidden_size": 1024,
+            "mlp_dim": 4096,
+            "num_heads": 16,
+            "depth": 24,
+            "patch_size": 14,
+            "image_size": 224,
+            "num_classes": 768,
+            "gelu": "quick",
+            "layer_norm_epsilon": 1e-5,
+            "pre_norm": True,
+            "patch_bias": False,
+            "use_head_bias": False,
+        },
+    ),
+    "DeiT-III-H/14": (
+        "timm",
+        "patch_positions",
+        {
+            "hidden_size": 1280,
+            "mlp_dim": 5120,
+            "num_heads": 16,
+            "depth": 32,
+            "patch_size": 14,
+            "image_size": 224,
+            "num_classes": 1000,
+            "gelu": "exact",
+            "layer_scale": 1e-6,
+        },
+    ),
+}
+# How many arrays that are ours as they are in the file are compared with it.
+NUM_COMPARED = 40
 # The published files number a block's parts through.
 PUBLISHED = (
     ("/LayerNorm_1/", "/LayerNorm_2/"),
@@ -106,9 +180,41 @@ def write_file(path, shapes):
                 np.lib.format.write_array(member, array, allow_pickle=False)
 
 
+def folder_of(name):
+    """(entries of the table, config.json) of a folder of a library."""
+    from keras_vit.checkpoints.format import About, entries
+    from keras_vit.checkpoints.formats.registry import get_format
+    from keras_vit.models import VisionTransformer
+    from keras_vit.zoo.saving import describe
+
+    format_name, layout, fields = FOLDERS[name]
+    format_ = get_format(format_name)
+    architecture = describe(VisionTransformer.config_class(**fields))
+    if layout is None and format_.layout_for is not None:
+        layout = format_.layout_for("model.safetensors", architecture)
+    layout = layout or next(iter(format_.layouts))
+    files = format_.side_files(architecture, format_.layouts[layout], About())
+    return entries(format_, architecture, layout), files["config.json"]
+
+
+def write_folder(path, shapes, config):
+    """A safetensors file of random values, one array in memory at a time, and its config.json."""
+    (path.parent / "config.json").write_text(json.dumps(config))
+    header, end = {}, 0
+    for key, shape in shapes.items():
+        start, end = end, end + 4 * math.prod(shape)
+        header[key] = {"dtype": "F32", "shape": list(shape), "data_offsets": [start, end]}
+    text = json.dumps(header).encode()
+    with open(path, "wb") as file:
+        file.write(struct.pack("<Q", len(text)) + text)
+        for key, shape in shapes.items():
+            rng = np.random.default_rng(zlib.crc32(key.encode()))
+            (rng.random(shape, np.float32) - np.float32(0.5)).tofile(file)
+
+
 # Runs in a process of its own: imports and a small model first, then one thing that is measured.
 PREPARE = """
-import json, pathlib, sys, time
+import json, pathlib, struct, sys, time
 import numpy as np
 import keras_vit
 small = keras_vit.create_model("ViT-Ti/16", depth=1, image_size=32)
@@ -122,6 +228,20 @@ def measured(function, *arguments):
     result = function(*arguments)
     seconds = time.perf_counter() - start
     return result, seconds, status("VmHWM") - base
+def arrays_of(path):
+    if path.endswith(".npz"):
+        with np.load(path) as file:
+            return {key: file[key] for key in file.files}
+    with open(path, "rb") as file:
+        (length,) = struct.unpack("<Q", file.read(8))
+        header = json.loads(file.read(length))
+        header.pop("__metadata__", None)
+        arrays = {}
+        for key, entry in header.items():
+            start, end = entry["data_offsets"]
+            file.seek(8 + length + start)
+            arrays[key] = np.fromfile(file, "<f4", (end - start) // 4).reshape(entry["shape"])
+        return arrays
 path, again = sys.argv[1:3]
 """
 LOAD = """
@@ -129,22 +249,20 @@ model, seconds, peak = measured(keras_vit.from_pretrained, path)
 print(json.dumps([seconds, peak]))
 """
 NUMPY = """
-def load(path):
-    with np.load(path) as file:
-        return {key: file[key] for key in file.files}
-arrays, seconds, peak = measured(load, path)
+arrays, seconds, peak = measured(arrays_of, path)
 print(json.dumps([seconds, peak]))
 """
 SAVE = """
 model = keras_vit.from_pretrained(path)
 compared = 0
 variables = {v.path: v for v in model.weights}
-with np.load(path) as file:
-    for name, key in json.loads(sys.argv[3]).items():
-        if name in variables and key in file.files:
-            assert np.asarray(variables[name].value).tobytes() == file[key].tobytes(), name
-            compared += 1
+arrays = arrays_of(path)
+for name, key in json.loads(sys.argv[3]).items():
+    if name in variables and key in arrays:
+        assert np.asarray(variables[name].value).tobytes() == arrays[key].tobytes(), name
+        compared += 1
 assert compared >= 3
+del arrays
 _, seconds, peak = measured(keras_vit.save_pretrained, model, again)
 print(json.dumps([seconds, peak, compared, model.count_params()]))
 """
@@ -173,17 +291,51 @@ def compare_files(path, again):
         return len(one.files)
 
 
+def compare_bytes(path, again):
+    """The same of two safetensors files, whose arrays may lie in another order."""
+    places = []
+    for file_path in (path, again):
+        with open(file_path, "rb") as file:
+            (length,) = struct.unpack("<Q", file.read(8))
+            header = json.loads(file.read(length))
+        header.pop("__metadata__", None)
+        places.append((header, 8 + length))
+    (one, start), (other, other_start) = places
+    if set(one) != set(other):
+        raise RuntimeError(f"{again} has other arrays: {set(one) ^ set(other)}")
+    first, second = np.memmap(path, "u1", "r"), np.memmap(again, "u1", "r")
+    for key, entry in one.items():
+        (a, b), (c, d) = entry["data_offsets"], other[key]["data_offsets"]
+        described = [entry[what] == other[key][what] for what in ("dtype", "shape")]
+        same = np.array_equal(
+            first[start + a : start + b], second[other_start + c : other_start + d]
+        )
+        if not all(described) or not same:
+            raise RuntimeError(f"{again}: {key} is not what was loaded")
+    return len(one)
+
+
 def measure(name, folder):
     """A row of the table of one model."""
-    path, again = folder / "official.npz", folder / "again.npz"
-    write_file(path, official_shapes(name))
+    compare, compared_keys = compare_files, COMPARED
+    if name in FOLDERS:
+        path, again = folder / "model.safetensors", folder / "again" / "model.safetensors"
+        again.parent.mkdir()
+        rows, config = folder_of(name)
+        write_folder(path, {row.theirs: row.file_shape for row in rows}, config)
+        same = [row for row in rows if row.is_theirs]
+        chosen = same[:: max(len(same) // NUM_COMPARED, 1)]
+        compare, compared_keys = compare_bytes, {row.ours: row.theirs for row in chosen}
+    else:
+        path, again = folder / "official.npz", folder / "again.npz"
+        write_file(path, official_shapes(name))
     size = path.stat().st_size
     ours, theirs = [], []
     for _ in range(FLAGS.rounds):
         theirs.append(in_new_process(NUMPY, path, again))
         ours.append(in_new_process(LOAD, path, again))
-    seconds, peak, compared, count = in_new_process(SAVE, path, again, json.dumps(COMPARED))
-    num_arrays = compare_files(path, again)
+    seconds, peak, compared, count = in_new_process(SAVE, path, again, json.dumps(compared_keys))
+    num_arrays = compare(path, again)
     path.unlink()
     again.unlink()
     time, memory = (statistics.median(column) for column in zip(*ours, strict=True))
@@ -198,9 +350,10 @@ def measure(name, folder):
 
 
 def main(argv):
-    names = list(MODELS) if FLAGS.model == "all" else [FLAGS.model]
-    if len(argv) > 1 or not set(names) <= set(MODELS):
-        raise app.UsageError(f"--model takes all, {', '.join(MODELS)}")
+    known = {**MODELS, **FOLDERS}
+    names = list(known) if FLAGS.model == "all" else [FLAGS.model]
+    if len(argv) > 1 or not set(names) <= set(known):
+        raise app.UsageError(f"--model takes all, {', '.join(known)}")
     print(
         "| model | parameters | file | from_pretrained | numpy.load | ratio | peak in files | "
         "numpy's | save_pretrained | peak in files | arrays compared |"

@@ -4,7 +4,8 @@
     python tools/fuzz_checkpoints.py --containers=h5 --seed=7
     python tools/fuzz_checkpoints.py --containers=npz --kinds=structured --only=1234      one again
 
-Every mutant of a tiny ViT, hybrid or BiT file is loaded into a model with `load_weights`, once as
+Every mutant of a tiny ViT, hybrid or BiT file, and of the folders (arrays and config.json) that
+transformers and timm write of FOLDERS, is loaded into a model with `load_weights`, once as
 it is and once with the digest of the good file, and every so often with `from_pretrained`.  Prints
 a table of outcomes, and every mutant for which one of these does not hold:
 
@@ -26,6 +27,7 @@ import mmap
 import os
 import pathlib
 import resource
+import shutil
 import signal
 import struct
 import sys
@@ -44,11 +46,18 @@ flags.DEFINE_integer("num_bytes", 10_000, "Byte-level mutants of each container.
 flags.DEFINE_integer("num_structured", 2_000, "Structured mutants of each.", lower_bound=0)
 flags.DEFINE_list("containers", list(checkpoint_mutants.STRUCTURED), "Which containers.")
 flags.DEFINE_list("kinds", ["bytes", "structured"], "Which kinds of mutants.")
-flags.DEFINE_list("models", ["vit", "hybrid", "bit"], "Of which files.")
+flags.DEFINE_list("models", ["vit", "hybrid", "bit"], "Of which files; folders have their own.")
+flags.DEFINE_list("folders", None, "Of which of FOLDERS; all by default.")
 flags.DEFINE_integer("seed", 0, "Of all mutants.")
 flags.DEFINE_integer("only", None, "Index of the only mutant to load, with its error shown.")
 
-ENDINGS = {"npz": ".npz", "safetensors": ".safetensors", "keras": ".keras", "h5": ".weights.h5"}
+ENDINGS = {
+    "npz": ".npz",
+    "safetensors": ".safetensors",
+    "keras": ".keras",
+    "h5": ".weights.h5",
+    "folder": ".folder",
+}
 # Where other values may load, because nothing in the file could tell.
 UNTOLD = {
     ("safetensors", "bytes"),
@@ -56,6 +65,39 @@ UNTOLD = {
     ("h5", "bytes"),
     ("h5", "structured"),
     ("keras", "structured"),
+    ("folder", "bytes"),
+    ("folder", "structured"),
+}
+# What transformers and timm write, a folder each: name -> (fields of a tiny model, format).
+_NUMBERS = {"gelu": "exact", "layer_norm_epsilon": 1e-6}
+_DINOV2 = {**_NUMBERS, "layer_scale": 1.0, "mask_token": True, "mlp_dim": 16}
+FOLDERS = {
+    "vit_folder": ({**_NUMBERS, "layer_norm_epsilon": 1e-12}, "huggingface"),
+    "deit_distilled": (
+        {**_NUMBERS, "distillation_token": True, "pooling": "distillation"},
+        "huggingface",
+    ),
+    "dinov2": ({**_DINOV2, "pooling": "token_patch_mean"}, "huggingface_dinov2"),
+    "dinov2_registers": ({**_DINOV2, "num_registers": 2, "num_classes": 0}, "huggingface_dinov2"),
+    "siglip": (
+        {"class_token": False, "pooling": "attention", "num_classes": 0},
+        "huggingface_siglip",
+    ),
+    "clip": (
+        {
+            "gelu": "quick",
+            "layer_norm_epsilon": 1e-5,
+            "pre_norm": True,
+            "patch_bias": False,
+            "use_head_bias": False,
+        },
+        "huggingface_clip",
+    ),
+    "timm_registers": (
+        {**_NUMBERS, "num_registers": 2, "register_positions": True, "layer_scale": 1e-5},
+        "timm",
+    ),
+    "timm_swiglu": ({**_NUMBERS, "gated_mlp": True, "layer_scale": 1e-5}, "timm"),
 }
 BATCH = 1000
 MAX_SECONDS = 1.0
@@ -74,6 +116,9 @@ def tiny(name):
         return keras_vit.create_model(
             "ViT-B/16", patch_size=8, representation_size=6, **sizes, **encoder
         )
+    if name in FOLDERS:
+        fields = {**sizes, **encoder, **FOLDERS[name][0]}
+        return keras_vit.create_model("ViT-B/16", patch_size=8, **fields)
     if name == "hybrid":
         return keras_vit.create_model("R50+ViT-B/16", patch_size=2, **sizes, **encoder, **resnet)
     return keras_vit.create_model("BiT-R50x1", **sizes, **resnet)
@@ -95,14 +140,21 @@ def digest(model):
 def write_good_files(folder):
     """One good file for each container and model."""
     rng = np.random.default_rng(0)
-    for name in FLAGS.models:
+    for name in (*FLAGS.models, *(FLAGS.folders or FOLDERS)):
         model = tiny(name)
         for variable in model.weights:
             variable.assign(rng.normal(size=variable.shape))
         np.savez(folder / f"{name}.expected", **arrays_of(model))
         for container, ending in ENDINGS.items():
             path = folder / f"{name}{ending}"
-            if container == "keras":
+            if (name in FOLDERS) != (container == "folder"):
+                continue
+            if container == "folder":
+                written = keras_vit.save_pretrained(model, folder / name, format=FOLDERS[name][1])
+                kept = (checkpoint_mutants.ARRAYS, checkpoint_mutants.CONFIG)
+                files = {file: (written.parent / file).read_bytes() for file in kept}
+                path.write_bytes(checkpoint_mutants.packed(files))
+            elif container == "keras":
                 model.save(path)
             elif container == "h5":
                 model.save_weights(path)
@@ -171,7 +223,7 @@ def attempt(target, path, sha256=None):
 def load_mutant(target, path, container, kind, index):
     """Loads one mutant in all ways: (outcome, seconds, bytes, problems)."""
     data = checkpoint_mutants.mutant(FLAGS.seed, container, kind, index, target.good)
-    path.write_bytes(data)
+    put(path, container, data)
     base = peak_bytes(reset=True)
     start = time.process_time()
     outcome, error = attempt(target, path)
@@ -183,7 +235,8 @@ def load_mutant(target, path, container, kind, index):
         traceback.print_exception(error)
     sha256 = hashlib.sha256(target.good).hexdigest()
     checked, _ = attempt(target, path, sha256)
-    if checked != ("equal" if data == target.good else "error"):
+    # Of a folder, a digest is that of the arrays alone, which this is not.
+    if checked != ("equal" if data == target.good and container != "folder" else "error"):
         problems.append(f"{checked.upper()} in spite of the digest")
     if container != "h5" and index % BUILT_EVERY == 0:
         try:
@@ -201,13 +254,24 @@ def load_mutant(target, path, container, kind, index):
     return outcome, seconds, grown, problems
 
 
+def put(path, container, data):
+    """Writes a mutant: a file, or the files of a folder."""
+    if container != "folder":
+        path.write_bytes(data)
+        return
+    path.mkdir(exist_ok=True)
+    for name, content in checkpoint_mutants.unpacked(data).items():
+        (path / name).write_bytes(content)
+
+
 def run_batch(container, kind, indices, folder, progress):
     """What a child does: (outcomes, most seconds, most bytes, [(index, problem)])."""
-    targets = [Target.of(name, container, folder) for name in FLAGS.models]
+    names = (FLAGS.folders or list(FOLDERS)) if container == "folder" else FLAGS.models
+    targets = [Target.of(name, container, folder) for name in names]
     path = folder / f"mutant-{os.getpid()}{ENDINGS[container]}"
     # Once with the good file, so that what is made once does not count as a mutant's.
     for target in targets:
-        path.write_bytes(target.good)
+        put(path, container, target.good)
         keras_vit.load_weights(target.model, path)
         target.reset()
     space = int(pathlib.Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
@@ -222,7 +286,7 @@ def run_batch(container, kind, indices, folder, progress):
         worst_seconds, worst_bytes = max(worst_seconds, seconds), max(worst_bytes, grown)
         problems += [(index, problem) for problem in found]
     signal.alarm(0)
-    path.unlink()
+    shutil.rmtree(path) if container == "folder" else path.unlink()
     return outcomes, worst_seconds, worst_bytes, problems
 
 

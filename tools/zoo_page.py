@@ -4,7 +4,7 @@ import io
 
 import matplotlib.figure
 
-from keras_vit.cli import models
+from keras_vit.cli import models, published_models
 
 INTRODUCTION = """# Models and checkpoints
 
@@ -42,6 +42,24 @@ CHECKPOINT_COLUMNS = {
 }
 
 
+HUB = """
+## Published by timm on the hub
+
+What `keras-vit models --hub` prints, from timm's own registry. Each name goes into
+`keras_vit.from_pretrained`, which downloads it. Accuracies are in no table of timm's, so none are
+told here. Hybrids, and models with a part that keras_vit lacks, have no number of parameters here.
+"""
+HUB_COLUMNS = {
+    "name": "name",
+    "image_size": "pixels",
+    "num_classes": "classes",
+    "num_params": "parameters",
+    "gflops": "GFLOPs",
+    "licence": "licence",
+    "task": "for",
+}
+
+
 def page():
     """The page as Markdown."""
     checkpoints = models.checkpoint_rows("*")
@@ -56,6 +74,8 @@ def page():
             f"![Scatter plot of ImageNet accuracy against GFLOPs of the checkpoints]({PLOT})\n",
             "## Checkpoints\n",
             *_table(CHECKPOINT_COLUMNS, checkpoints),
+            HUB,
+            *_table(HUB_COLUMNS, published_models.published_rows("*")),
         ]
     )
 

@@ -69,7 +69,7 @@ def analyze(model, images, *, batch_size=None, progress=None):
             grad_cam=grad_cam(model, images, batch_size=batch_size) if has_head else None,
             features=block_features(model, images, batch_size=batch_size),
         )
-    walk, count = Walk(model), images.shape[0]
+    walk, count = Walk(model, images.shape[1:3]), images.shape[0]
     last = walk.depth - 1
     collectors = {"features": Features(walk, count), "activations": Activations(walk)}
     if has_attention(model):

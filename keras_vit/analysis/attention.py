@@ -232,7 +232,8 @@ def over_patches(walk, weights):
 
 def _walk(model, images, what):
     check_attention(model, what)
-    return Walk(model), check_images(model, images)
+    images = check_images(model, images)
+    return Walk(model, images.shape[1:3]), images
 
 
 def _collect(walk, images, collector, batch_size, last=-1):

@@ -10,6 +10,9 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_vit.models.classifier import input_size
+from keras_vit.models.fields import replace_fields
+
 # What a batch may take: float32 attention weights of one block, and pixels that go in together (a
 # hybrid's ResNet keeps about 100 times as many numbers while it runs).
 _MAX_ATTENTION_BYTES = 2**26
@@ -76,13 +79,24 @@ def check_images(model, images):
     """
     check_model(model, "an analysis of images")
     images = images if hasattr(images, "shape") else np.asarray(images)
-    wanted = (*model.config.image_size, model.config.in_channels)
-    if len(images.shape) != 4 or tuple(images.shape[1:]) != wanted or images.shape[0] < 1:
+    wanted = (None, *input_size(model.config), model.config.in_channels)
+    received = tuple(images.shape)
+    fits = len(received) == 4 and all(b in (a, None) for a, b in zip(received, wanted, strict=True))
+    if not fits or received[0] < 1:
+        names = zip("BHWC", wanted, strict=True)
+        sides = ", ".join(name if side is None else str(side) for name, side in names)
         raise ValueError(
-            f"`images` must be (B, {', '.join(map(str, wanted))}), at least one, with values as "
+            f"`images` must be ({sides}), at least one, with values as "
             f"the model's preprocessing makes them. Received: shape {tuple(images.shape)}"
         )
     return images
+
+
+def config_for(model, image_size=None):
+    """A model's configuration for images of a size, where that is free."""
+    if image_size is None or input_size(model.config) != (None, None):
+        return model.config
+    return replace_fields(model.config, {"image_size": tuple(image_size)})
 
 
 def block_index(model, block):
@@ -99,9 +113,9 @@ def block_index(model, block):
     return block % depth
 
 
-def default_batch_size(model):
+def default_batch_size(model, image_size=None):
     """How many images go through a model together: 8 at 224 px, fewer where they need more."""
-    config = model.config
+    config = config_for(model, image_size)
     if not hasattr(config, "hidden_size"):
         return max(1, _MAX_PIXELS_THROUGH_RESNET // int(np.prod(config.image_size)))
     has_resnet = hasattr(config, "stage_depths")
@@ -120,7 +134,7 @@ def batches(model, images, batch_size):
     Raises:
         ValueError: for a batch size below 1.
     """
-    size = default_batch_size(model) if batch_size is None else batch_size
+    size = default_batch_size(model, images.shape[1:3]) if batch_size is None else batch_size
     if size < 1:
         raise ValueError(f"`batch_size` must be at least 1. Received: {batch_size}")
     for start in range(0, images.shape[0], size):
@@ -164,6 +178,8 @@ class Walk:
 
     Args:
         model: The model; its layers are shared, not copied.
+        image_size: (height, width) in pixels of the images that will be walked, for a model that
+            takes any; None is the size of its positions.
 
     Attributes:
         grid: (h, w) in patches.
@@ -172,16 +188,18 @@ class Walk:
         num_prefix: Number of tokens before the patches.
     """
 
-    def __init__(self, model):
-        config = model.config
+    def __init__(self, model, image_size=None):
+        config = config_for(model, image_size)
         self.model = model
         self.depth = config.depth
         self.grid = tuple(config.grid)
         self.pitch = tuple(
             side / cells for side, cells in zip(config.image_size, self.grid, strict=True)
         )
+        if getattr(config, "partial_patches", False):
+            self.pitch = tuple(config.patch_size)
         self._layers = [model.get_layer(f"encoderblock_{i}") for i in range(self.depth)]
-        self.num_prefix = int(self._layers[0].input.shape[1]) - int(np.prod(self.grid))
+        self.num_prefix = config.num_leading_tokens
         ends = [model.input, *(layer.output for layer in self._layers[:-1])]
         self._ways = [
             _between(end, layer.input) for end, layer in zip(ends, self._layers, strict=True)

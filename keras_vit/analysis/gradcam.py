@@ -44,7 +44,7 @@ def grad_cam(model, images, classes=None, *, block=-1, batch_size=None):
     images = check_images(model, images)
     classes = _check_classes(model, classes, images.shape[0])
     if hasattr(model.config, "hidden_size"):
-        walk = Walk(model)
+        walk = Walk(model, images.shape[1:3])
         block = block_index(model, block)
         cam = TokenCam(walk, images.shape[0], classes, block)
         for step in walk.steps(images, last=block, batch_size=batch_size):

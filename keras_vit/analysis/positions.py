@@ -43,5 +43,7 @@ def _embeddings(model):
     layer = layers["posembed_input"]
     if hasattr(layer, "embedding"):
         return as_float32(layer.embedding)[0]
+    if model.config.dynamic_image_size:
+        return as_float32(layer.positions(model.config.grid))
     # Positions that are no variable: what the layer makes of zeros.
     return as_float32(layer(ops.zeros((1, *layer.input.shape[1:]))))[0]

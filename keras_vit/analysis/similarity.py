@@ -127,7 +127,7 @@ def block_features(model, images, *, features="mean", batch_size=None):
         )
     if not hasattr(model.config, "hidden_size"):
         return _unit_features(model, images, batch_size)
-    walk = Walk(model)
+    walk = Walk(model, images.shape[1:3])
     collector = Features(walk, images.shape[0], features)
     for step in walk.steps(images, batch_size=batch_size):
         collector.see(step)

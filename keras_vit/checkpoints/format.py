@@ -142,7 +142,7 @@ class Format:
             is all.
         optional_parts: Fields of `Architecture.optional_parts` that the format can hold.
         resize_rule: How the format's library brings positions to another grid: a name of
-            `positions.RESIZE_RULES`.
+            `resize_rules.RULES`, or a function of (architecture, name of the layout) that gives it.
         constants: Family -> field -> the one value that the format's code computes with, where it
             has one.
         left_out: Variables that nothing uses and that are not written where no row has them.
@@ -168,12 +168,17 @@ class Format:
     folder_file: str | None = None
     optional_parts: tuple[str, ...] = ()
     left_out: tuple[str, ...] = ()
-    resize_rule: str = "aligned"
+    resize_rule: str | Callable = "aligned"
     constants: Mapping = dataclasses.field(default_factory=dict)
 
     def found_under(self, keys):
         """The prefixes under which a file with these keys has a mark of the format."""
         return [p for p in self.prefixes if any(s.fits(keys, p) for s in self.signatures)]
+
+    def resize_rule_of(self, architecture, layout):
+        """The name of the rule by which a file's own library resizes its positions."""
+        rule = self.resize_rule
+        return rule if isinstance(rule, str) else rule(architecture, layout)
 
     def cannot_hold(self, architecture):
         """What of a model the format cannot hold: a list of reasons."""

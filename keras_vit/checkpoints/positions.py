@@ -5,97 +5,17 @@ Shapes: h w the old grid and h' w' the new one, in patches; D features.
 
 import numpy as np
 
-
-def interpolation_matrix(size, new_size):
-    """Linear interpolation with aligned corners from `size` to `new_size` samples.
-
-    Sample i of the result lies at i (size - 1) / (new_size - 1) of the original; a single sample
-    lies at 0.
-
-    Args:
-        size: number of samples, at least 1.
-        new_size: number of samples wanted, at least 1.
-
-    Returns:
-        (new_size, size) float64 array whose rows sum to 1.
-
-    >>> interpolation_matrix(2, 3).tolist()
-    [[1.0, 0.0], [0.5, 0.5], [0.0, 1.0]]
-    """
-    coordinates = np.arange(new_size) * ((size - 1) / max(new_size - 1, 1))
-    lower = np.minimum(coordinates.astype(int), max(size - 2, 0))
-    fraction = coordinates - lower
-    matrix = np.zeros((new_size, size))
-    rows = np.arange(new_size)
-    matrix[rows, lower] = 1.0 - fraction
-    matrix[rows, np.minimum(lower + 1, size - 1)] += fraction
-    return matrix
+from keras_vit import resize_rules
 
 
-def _cubic(distance, a):
-    """Keys's cubic convolution kernel at a distance: 1 at 0, 0 from 2 on."""
-    x = np.abs(distance)
-    near = (a + 2) * x**3 - (a + 3) * x**2 + 1
-    far = a * (x**3 - 5 * x**2 + 8 * x - 4)
-    return np.where(x <= 1, near, np.where(x < 2, far, 0.0))
+def resize_matrix(rule, size, new_size):
+    """(new_size, size) float64: how a rule of `resize_rules.RULES` brings one axis to another size.
 
-
-def cubic_matrix(size, new_size, offset=0.0):
-    """Cubic interpolation between the centres of cells; the ends go on as they are (a = -0.75).
-
-    Sample i lies at (i + 1/2) size / (new_size + offset) - 1/2 of the original.
-
-    Args:
-        size: number of samples, at least 1.
-        new_size: number of samples wanted, at least 1.
-        offset: 0.1 in DINOv2's own code, else 0.
-
-    Returns:
-        (new_size, size) float64 array whose rows sum to 1.
-
-    >>> cubic_matrix(2, 1).tolist()
-    [[0.5, 0.5]]
-    """
-    coordinates = (np.arange(new_size) + 0.5) * (size / (new_size + offset)) - 0.5
-    matrix = np.zeros((new_size, size))
-    for step in range(-1, 3):
-        index = np.floor(coordinates).astype(int) + step
-        weights = _cubic(coordinates - index, -0.75)
-        np.add.at(matrix, (np.arange(new_size), np.clip(index, 0, size - 1)), weights)
-    return matrix
-
-
-def antialiased_cubic_matrix(size, new_size):
-    """Cubic interpolation whose kernel is as wide as a new cell, as Pillow has it (a = -0.5).
-
-    Args:
-        size: number of samples, at least 1.
-        new_size: number of samples wanted, at least 1.
-
-    Returns:
-        (new_size, size) float64 array whose rows sum to 1.
-
-    >>> antialiased_cubic_matrix(4, 4).round(9).tolist()[1]
+    >>> resize_matrix("bicubic_antialias", 4, 4).round(9).tolist()[1]
     [0.0, 1.0, 0.0, 0.0]
     """
-    scale = size / new_size
-    width = max(scale, 1.0)
-    centres = (np.arange(new_size) + 0.5) * scale
-    matrix = _cubic((np.arange(size) + 0.5 - centres[:, None]) / width, -0.5)
-    return matrix / matrix.sum(axis=1, keepdims=True)
-
-
-# How a library resizes positions: name -> (samples, samples wanted) -> matrix.
-RESIZE_RULES = {
-    # The official code: `scipy.ndimage.zoom(order=1)`.
-    "aligned": interpolation_matrix,
-    # transformers: `interpolate(mode="bicubic", align_corners=False)`.
-    "bicubic": cubic_matrix,
-    # timm: the same with `antialias=True`.
-    "bicubic_antialias": antialiased_cubic_matrix,
-    # facebookresearch/dinov2: the scale is told as (new + 0.1) / old.
-    "bicubic_offset": lambda size, new_size: cubic_matrix(size, new_size, offset=0.1),
-}
+    cells, samples = np.arange(size, dtype="float64"), np.arange(new_size, dtype="float64")
+    return resize_rules.matrix(rule, np, cells, samples, np.float64(new_size))
 
 
 def resize_positions(positions, grid, new_grid, num_prefix_tokens=1, rule="aligned"):
@@ -110,7 +30,7 @@ def resize_positions(positions, grid, new_grid, num_prefix_tokens=1, rule="align
         grid: (h, w) of `positions`, in patches.
         new_grid: (h', w') wanted.
         num_prefix_tokens: rows before the grid's: 1 for a class token, else 0.
-        rule: A name of `RESIZE_RULES`.
+        rule: A name of `resize_rules.RULES`.
 
     Returns:
         (1, num_prefix_tokens + h' w', D) float32 array.
@@ -126,15 +46,13 @@ def resize_positions(positions, grid, new_grid, num_prefix_tokens=1, rule="align
             f"`positions` must have the shape (1, {rows}, D) of a {grid[0]}x{grid[1]} grid and "
             f"{num_prefix_tokens} prefix tokens. Received: {positions.shape}"
         )
-    if rule not in RESIZE_RULES:
-        names = ", ".join(RESIZE_RULES)
-        raise ValueError(f"`rule` must be one of {names}. Received: {rule!r}")
-    matrix, features = RESIZE_RULES[rule], positions.shape[-1]
+    resize_rules.check_rule(rule)
+    features = positions.shape[-1]
     prefix, patches = positions[0, :num_prefix_tokens], positions[0, num_prefix_tokens:]
     resized = np.einsum(
         "ah,bw,hwd->abd",
-        matrix(grid[0], new_grid[0]),
-        matrix(grid[1], new_grid[1]),
+        resize_matrix(rule, grid[0], new_grid[0]),
+        resize_matrix(rule, grid[1], new_grid[1]),
         patches.reshape(*grid, features).astype(np.float64),
         optimize=True,
     )
@@ -157,5 +75,5 @@ def resize_table(table, new_size):
     """
     if len(table) == new_size:
         return table
-    matrix = interpolation_matrix(len(table), new_size)
+    matrix = resize_matrix("aligned", len(table), new_size)
     return (matrix @ table.astype(np.float64)).astype(np.float32)

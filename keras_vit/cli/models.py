@@ -8,6 +8,7 @@ import json
 from absl import flags
 
 from keras_vit.cli.errors import UsageError
+from keras_vit.cli.published_models import TASKS, published_rows, task_of
 from keras_vit.names import close_names
 
 SUMMARY = "list the models that can be made, or the official checkpoints, and what they cost"
@@ -30,6 +31,16 @@ CELLS = {
 }
 
 
+# Of the repositories whose files the catalogue has, and of this package.
+OFFICIAL_LICENCE = "apache-2.0"
+# Flag -> whether a row is what it asks for.
+FILTERS = {
+    "task": lambda row, task: row["task"] == task,
+    "max_params": lambda row, most: row["num_params"] and row["num_params"] <= most * 1e6,
+    "licence": lambda row, licence: row["licence"] == licence,
+}
+
+
 def define_flags(flag_values):
     """Defines the flags of this command."""
     flags.DEFINE_boolean(
@@ -37,6 +48,32 @@ def define_flags(flag_values):
         False,
         "list the official checkpoints instead: top-1 is ImageNet accuracy of the file in percent, "
         "fine-tuned that after fine-tuning it",
+        flag_values=flag_values,
+    )
+    flags.DEFINE_boolean(
+        "hub",
+        False,
+        "list what timm publishes on the hub instead; with --checkpoints or without",
+        flag_values=flag_values,
+    )
+    flags.DEFINE_enum(
+        "task",
+        None,
+        TASKS,
+        "of checkpoints, those with a head of classes, or those of features alone",
+        flag_values=flag_values,
+    )
+    flags.DEFINE_float(
+        "max_params",
+        None,
+        "of checkpoints, those with at most so many million parameters",
+        lower_bound=0.0,
+        flag_values=flag_values,
+    )
+    flags.DEFINE_string(
+        "licence",
+        None,
+        "of checkpoints, those of this licence, such as apache-2.0",
         flag_values=flag_values,
     )
     flags.DEFINE_boolean("json", False, "print one JSON object a line", flag_values=flag_values)
@@ -49,9 +86,22 @@ def run(flag_values, arguments):
             f"models takes one pattern, such as 'R50*'. Received: {' '.join(arguments)}"
         )
     pattern = arguments[0] if arguments else "*"
-    rows = checkpoint_rows(pattern) if flag_values.checkpoints else model_rows(pattern)
+    rows_of = model_rows
+    if flag_values.hub or flag_values.checkpoints:
+        rows_of = published_rows if flag_values.hub else checkpoint_rows
+    rows = rows_of(pattern)
+    filters = {name: getattr(flag_values, name) for name in FILTERS}
+    asked = {name: value for name, value in filters.items() if value is not None}
+    if asked and rows_of is model_rows:
+        raise UsageError(f"--{next(iter(asked))} is of checkpoints: add --checkpoints or --hub")
+    if rows and asked:
+        kept = [row for row in rows if all(FILTERS[n](row, v) for n, v in asked.items())]
+        if not kept:
+            words = " ".join(f"--{name}={value}" for name, value in asked.items())
+            raise UsageError(f"none of {len(rows)} checkpoints has {words}")
+        rows = kept
     if not rows:
-        every_row = checkpoint_rows("*") if flag_values.checkpoints else model_rows("*")
+        every_row = rows_of("*")
         close = close_names(pattern, [row["name"] for row in every_row], cutoff=0.5)
         hint = f"did you mean {' or '.join(close)}?" if close else "`*` stands for any text"
         raise UsageError(f"no name matches {pattern!r}; {hint}")
@@ -62,6 +112,7 @@ def run(flag_values, arguments):
     columns = {
         name: [HEADERS.get(name, name), *(_cell(name, row[name]) for row in rows)]
         for name in rows[0]
+        if rows_of is not checkpoint_rows or name not in ("licence", "task")
     }
     widths = [max(map(len, cells)) for cells in columns.values()]
     for cells in zip(*columns.values(), strict=True):
@@ -113,6 +164,8 @@ def checkpoint_rows(pattern):
                 "accuracy": row.accuracy,
                 "finetuned_accuracy": row.finetuned_accuracy,
                 "training": row.training,
+                "licence": OFFICIAL_LICENCE,
+                "task": task_of(row.num_classes),
             }
         )
     return rows

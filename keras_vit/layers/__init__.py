@@ -4,6 +4,11 @@ from keras_vit.layers.attention import MultiHeadAttention
 from keras_vit.layers.axial import AxialEncoderBlock
 from keras_vit.layers.axial_resnet import AxialAttention, AxialBottleneckUnit
 from keras_vit.layers.core import Identity, ImageInput, InfinitePadding2D
+from keras_vit.layers.dynamic import (
+    DynamicPositionEmbedding,
+    DynamicSinCosEmbedding,
+    WholePatches,
+)
 from keras_vit.layers.embedding import ClassToken, MaskToken, PatchEmbedding, RegisterTokens
 from keras_vit.layers.encoder import EncoderBlock, MlpBlock
 from keras_vit.layers.pooling import AttentionPooling, TokenGrid, TokenPooling
@@ -24,6 +29,8 @@ __all__ = [
     "BottleneckUnit",
     "ClassToken",
     "Dropout",
+    "DynamicPositionEmbedding",
+    "DynamicSinCosEmbedding",
     "EncoderBlock",
     "Identity",
     "ImageInput",
@@ -40,6 +47,7 @@ __all__ = [
     "StandardizedConv2D",
     "TokenGrid",
     "TokenPooling",
+    "WholePatches",
 ]
 
 __getattr__ = submodules_of(__name__)

@@ -96,7 +96,9 @@ def _way(dtype, num_queries, num_keys):
     half = keras.backend.standardize_dtype(dtype) in ("float16", "bfloat16")
     if half and backend == "jax" and keras.distribution.list_devices()[0].startswith("gpu"):
         return "fused"
-    if None in (num_queries, num_keys) or min(num_queries, num_keys) < BLOCKWISE_TOKENS:
+    # None in a graph of TensorFlow whose grid is free, an expression in such an export from JAX.
+    is_known = isinstance(num_queries, int) and isinstance(num_keys, int)
+    if not is_known or min(num_queries, num_keys) < BLOCKWISE_TOKENS:
         return "plain"
     return "blockwise" if recompute.is_supported() else "fused"
 

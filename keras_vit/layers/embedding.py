@@ -26,7 +26,7 @@ class PatchEmbedding(keras.layers.Layer):
         images: (B, H, W, C) floats.
 
     Returns:
-        (B, h, w, D) with h = H // P and w = W // Q.
+        (B, h, w, D) with h = H // P and w = W // Q; None for a side that is free.
     """
 
     def __init__(self, hidden_size, patch_size, use_bias=True, **kwargs):
@@ -51,10 +51,15 @@ class PatchEmbedding(keras.layers.Layer):
 
     def call(self, images):
         rows, columns = self.patch_size
-        height, width = self.compute_output_shape(images.shape)[1:3]
-        channels = images.shape[-1]
-        patches = images[:, : height * rows, : width * columns]
-        patches = ops.reshape(patches, (-1, height, rows, width, columns, channels))
+        batch, height, width = self.compute_output_shape((-1, *images.shape[1:]))[:3]
+        channels, patches = images.shape[-1], images
+        if None in (height, width):
+            # Nothing is left out here: with a batch that is told, the reshape fails for a rest.
+            batch, height, width = ops.shape(images)[:3]
+            height, width = height // rows, width // columns
+        else:
+            patches = images[:, : height * rows, : width * columns]
+        patches = ops.reshape(patches, (batch, height, rows, width, columns, channels))
         patches = ops.transpose(patches, (0, 1, 3, 2, 4, 5))  # (B, h, w, P, Q, C)
         patches = ops.reshape(patches, (-1, height, width, rows * columns * channels))
         kernel = ops.reshape(self.kernel, (rows * columns * channels, self.hidden_size))
@@ -63,8 +68,11 @@ class PatchEmbedding(keras.layers.Layer):
 
     def compute_output_shape(self, input_shape):
         batch, height, width = input_shape[:3]
-        rows, columns = self.patch_size
-        return (batch, height // rows, width // columns, self.hidden_size)
+        grid = [
+            side and side // patch
+            for side, patch in zip((height, width), self.patch_size, strict=True)
+        ]
+        return (batch, *grid, self.hidden_size)
 
     def get_config(self):
         return {
@@ -91,7 +99,7 @@ class ClassToken(keras.layers.Layer):
 
     def compute_output_shape(self, input_shape):
         batch, tokens, features = input_shape
-        return (batch, tokens + 1, features)
+        return (batch, tokens and tokens + 1, features)
 
     def get_config(self):
         # Without it, Keras cannot serialize a layer that was given a dtype policy.
@@ -127,7 +135,7 @@ class RegisterTokens(keras.layers.Layer):
 
     def compute_output_shape(self, input_shape):
         batch, tokens, features = input_shape
-        return (batch, tokens + self.num_registers, features)
+        return (batch, tokens and tokens + self.num_registers, features)
 
     def get_config(self):
         return {

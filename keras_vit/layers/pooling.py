@@ -62,20 +62,24 @@ class TokenGrid(keras.layers.Layer):
     """The last h w tokens as a map: (B, T, D) -> (B, h, w, D); what stands before is left out.
 
     Args:
-        grid: (h, w) in patches.
+        grid: (h, w) in patches; None where it is free.
+
+    Call arguments:
+        tokens: (B, T, D).
+        patches: (B, h, w, D), whose shape tells a free grid.
     """
 
     def __init__(self, grid, **kwargs):
         super().__init__(**kwargs)
-        self.grid = tuple(grid)
+        self.grid = None if grid is None else tuple(grid)
 
-    def call(self, tokens):
-        height, width = self.grid
-        patches = tokens[:, tokens.shape[1] - height * width :]
-        return ops.reshape(patches, (-1, height, width, tokens.shape[-1]))
+    def call(self, tokens, patches=None):
+        height, width = self.grid or ops.shape(patches)[1:3]
+        tokens = tokens[:, ops.shape(tokens)[1] - height * width :]
+        return ops.reshape(tokens, (-1, height, width, tokens.shape[-1]))
 
-    def compute_output_shape(self, input_shape):
-        return (input_shape[0], *self.grid, input_shape[-1])
+    def compute_output_shape(self, tokens_shape, patches_shape=None):
+        return (tokens_shape[0], *(self.grid or patches_shape[1:3]), tokens_shape[-1])
 
     def get_config(self):
         return {**super().get_config(), "grid": self.grid}

@@ -112,6 +112,14 @@ def sincos_positions(grid, hidden_size, frequencies="moco"):
     >>> sincos_positions((1, 2), 8)[0].tolist()
     [0.0, 0.0, 1.0, 1.0, 0.0, 0.0, 1.0, 1.0]
     """
+    rates = sincos_rates(hidden_size, frequencies)
+    rows, columns = np.mgrid[: grid[0], : grid[1]]
+    x, y = (np.outer(axis.ravel(), rates) for axis in (columns, rows))
+    return np.concatenate([np.sin(x), np.cos(x), np.sin(y), np.cos(y)], axis=1).astype("float32")
+
+
+def sincos_rates(hidden_size, frequencies):
+    """The w_k of `sincos_positions`: (D / 4,) float64; raises ValueError as that does."""
     if hidden_size % 4 or hidden_size < 8:
         raise ValueError(
             "sine-cosine positions need a `hidden_size` that is a multiple of 4 and at least 8. "
@@ -119,10 +127,7 @@ def sincos_positions(grid, hidden_size, frequencies="moco"):
         )
     quarter = hidden_size // 4
     last = {"moco": quarter - 1, "mae": quarter}[frequencies]
-    rates = 10000.0 ** -(np.arange(quarter) / last)
-    rows, columns = np.mgrid[: grid[0], : grid[1]]
-    x, y = (np.outer(axis.ravel(), rates) for axis in (columns, rows))
-    return np.concatenate([np.sin(x), np.cos(x), np.sin(y), np.cos(y)], axis=1).astype("float32")
+    return 10000.0 ** -(np.arange(quarter) / last)
 
 
 @keras.saving.register_keras_serializable(package="keras_vit")

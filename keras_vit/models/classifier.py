@@ -6,6 +6,7 @@ from collections.abc import Callable
 import keras
 
 from keras_vit.layers import ImageInput, initializers
+from keras_vit.layers.dynamic import check_filled
 from keras_vit.layers.quantization import check_can_train, quantize_model
 from keras_vit.layers.trainable import get_quantized, get_trainable, set_quantized, set_trainable
 from keras_vit.models.preprocessing import Preprocessing
@@ -43,11 +44,7 @@ class ImageClassifier(TrainableModel):
             )
         preprocessing = preprocessing or Preprocessing(image_size=config.image_size)
         preprocessing = preprocessing.with_channels(config.in_channels)
-        if preprocessing.image_size != config.image_size:
-            raise ValueError(
-                "`preprocessing` must make images of the model's size "
-                f"{config.image_size}. Received: {preprocessing.image_size}"
-            )
+        check_prepared_size(config, preprocessing)
         if isinstance(class_names, str):
             raise TypeError(f"`class_names` must be a list of names. Received: {class_names!r}")
         if class_names is not None:
@@ -60,7 +57,7 @@ class ImageClassifier(TrainableModel):
         policy = keras.dtype_policies.get(dtype or keras.config.dtype_policy())
         self.check_policy(policy)
         image_input = ImageInput(
-            shape=(*config.image_size, config.in_channels),
+            shape=(*input_size(config), config.in_channels),
             preprocessing=dataclasses.asdict(preprocessing),
             name="images",
         )
@@ -91,6 +88,22 @@ class ImageClassifier(TrainableModel):
     @preprocessing.setter
     def preprocessing(self, preprocessing):
         self.get_layer("images").set_preprocessing(dataclasses.asdict(preprocessing))
+
+    def predict(self, x, *args, **kwargs):
+        """As that of Keras; images that patches do not fill are a ValueError."""
+        self._check_filled(x)
+        return super().predict(x, *args, **kwargs)
+
+    def predict_on_batch(self, x):
+        """As that of Keras; images that patches do not fill are a ValueError."""
+        self._check_filled(x)
+        return super().predict_on_batch(x)
+
+    def _check_filled(self, images):
+        """Raises ValueError as the graph would, which names its operations before its reason."""
+        sides = getattr(images, "shape", ())[1:3]
+        if input_size(self.config) == (None, None) and len(sides) == 2:
+            check_filled(tuple(sides), self.config.patch_size)
 
     def feature_extractor(self, blocks=(-1,), layout="tokens", normalize=True):
         """A model that shares this one's weights and returns what its blocks return.
@@ -199,6 +212,24 @@ class ImageClassifier(TrainableModel):
         set_quantized(model, quantized)
         set_trainable(model, trainable)
         return model
+
+
+def input_size(config):
+    """(height, width) of a model's input in pixels; (None, None) where they are free."""
+    is_free = getattr(config, "dynamic_image_size", False)
+    return (None, None) if is_free else config.image_size
+
+
+def check_prepared_size(config, preprocessing):
+    """Raises ValueError unless a model takes images of the size that its preprocessing makes."""
+    size = preprocessing.image_size
+    if input_size(config) == (None, None):
+        check_filled(size, config.patch_size)
+    elif size != config.image_size:
+        raise ValueError(
+            "`preprocessing` must make images of the model's size "
+            f"{config.image_size}. Received: {size}"
+        )
 
 
 def shared_config(model):

@@ -66,8 +66,7 @@ def num_positions(config):
     """The number of learned position embeddings of a model; 0 where there are none."""
     if getattr(config, "position_embedding", None) != "learned":
         return 0
-    registers = config.num_registers if config.register_positions else 0
-    return math.prod(config.grid) + config.class_token + config.distillation_token + registers
+    return math.prod(config.grid) + config.num_leading_positions
 
 
 def variable_shapes(config):

@@ -69,9 +69,17 @@ def transformer_features(model, blocks, layout, normalize):
         if normalize:
             x = norm.output if index == last and not pooled else norm(x)
         if layout == "grid":
-            x = TokenGrid(config.grid, dtype=model.dtype_policy, name=f"grid_{index}")(x)
+            x = _grid(model, x, f"grid_{index}")
         outputs[f"block_{index}"] = x
     return _model(model, outputs)
+
+
+def _grid(model, tokens, name):
+    """The patches among tokens as a map (B, h, w, D)."""
+    if model.config.dynamic_image_size:
+        layer = TokenGrid(None, dtype=model.dtype_policy, name=name)
+        return layer(tokens, model.get_layer("embedding").output)
+    return TokenGrid(model.config.grid, dtype=model.dtype_policy, name=name)(tokens)
 
 
 def resnet_features(model, blocks, layout, normalize):

@@ -1,6 +1,8 @@
 """Where a Vision Transformer has positions, and of which kind (D.4 of arXiv:2010.11929v2)."""
 
 from keras_vit.layers import (
+    DynamicPositionEmbedding,
+    DynamicSinCosEmbedding,
     LearnedPositionEmbedding,
     LearnedPositionEmbedding2D,
     SinCosPositionEmbedding,
@@ -29,6 +31,8 @@ def position_layers(config, policy):
     }.get(config.position_embedding, (None, ()))
     if layer_class is None:
         return [None] * config.depth
+    if config.dynamic_image_size:
+        return [_dynamic(config, policy)] + [None] * (config.depth - 1)
     first = layer_class(*arguments, dtype=policy, name="posembed_input")
     if config.position_location == "every_layer_shared":
         return [first] * config.depth
@@ -39,3 +43,16 @@ def position_layers(config, policy):
             for i in range(1, config.depth)
         ]
     return [first, *others]
+
+
+def _dynamic(config, policy):
+    """The layer of a model whose grid is free; it takes the patches, too."""
+    kind, name = config.position_embedding, "posembed_input"
+    if kind in SINCOS:
+        return DynamicSinCosEmbedding(
+            config.num_leading_tokens, SINCOS[kind], dtype=policy, name=name
+        )
+    resize = config.position_resize or "aligned"
+    return DynamicPositionEmbedding(
+        config.grid, config.num_leading_positions, resize, dtype=policy, name=name
+    )

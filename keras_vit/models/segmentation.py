@@ -14,6 +14,7 @@ from keras_vit.models.classifier import ImageClassifier, shared_config
 from keras_vit.models.families import FAMILIES, family_of
 from keras_vit.models.fields import replace_fields
 from keras_vit.models.preprocessing import Preprocessing
+from keras_vit.models.vit_config import check_fixed_size
 from keras_vit.train_step import TrainableModel
 
 DECODERS = ("linear", "mask")
@@ -99,6 +100,7 @@ class SegmentationModel(TrainableModel):
                     f"`class_names` must name each of the {head.num_classes} classes. Received: "
                     f"{len(class_names)} names"
                 )
+        check_fixed_size(backbone.config, "a segmentation, which lays windows over an image,")
         size, policy = backbone.config.image_size, backbone.dtype_policy
         stride = head.window_stride or size
         if stride[0] > size[0] or stride[1] > size[1]:

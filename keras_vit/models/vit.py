@@ -17,6 +17,7 @@ from keras_vit.layers import (
     PatchEmbedding,
     RegisterTokens,
     TokenPooling,
+    WholePatches,
 )
 from keras_vit.layers.initializers import lecun_normal
 from keras_vit.models.classifier import ImageClassifier, classification_head
@@ -97,10 +98,13 @@ def embed(config, features, positions, policy):
         positions: What `position_layers` returns.
         policy: dtype policy of the layers.
     """
-    x = PatchEmbedding(
+    if config.dynamic_image_size:
+        features = WholePatches(config.patch_size, dtype=policy, name="whole_patches")(features)
+    patches = PatchEmbedding(
         config.hidden_size, config.patch_size, config.patch_bias, dtype=policy, name="embedding"
     )(features)  # (B, h, w, D)
-    x = keras.layers.Reshape((-1, config.hidden_size), dtype=policy, name="tokens")(x)  # (B, N, D)
+    tokens = keras.layers.Reshape((-1, config.hidden_size), dtype=policy, name="tokens")
+    x = tokens(patches)  # (B, N, D)
     if config.mask_token:
         x = MaskToken(dtype=policy, name="mask")(x)
     if config.distillation_token:
@@ -113,7 +117,7 @@ def embed(config, features, positions, policy):
         if config.register_positions:
             x = registers(x)
     if positions[0] is not None:
-        x = positions[0](x)
+        x = positions[0](x, patches) if config.dynamic_image_size else positions[0](x)
     if config.num_registers and not config.register_positions:
         x = registers(x)  # (B, T, D)
     x = Dropout(config.dropout, dtype=policy, name="posembed_dropout")(x)

@@ -5,6 +5,7 @@ Shapes: H W pixels, h w grid, N = h w patches, T tokens, D hidden, k heads, C ch
 
 import dataclasses
 
+from keras_vit import resize_rules
 from keras_vit.models.fields import (
     check_num_classes,
     check_number,
@@ -40,7 +41,8 @@ class VisionTransformerConfig:
         mlp_dim: width of the MLPs' hidden layer.
         num_heads: k; must divide D.
         depth: number of encoder blocks L.
-        image_size: (H, W) in pixels, or one integer; the patches must fill it.
+        image_size: (H, W) in pixels, or one integer; the patches must fill it, but for
+            `partial_patches`.
         in_channels: C.
         num_classes: width of the head; 0 for none.
         class_token: whether a learned token is put before the patches.
@@ -77,6 +79,13 @@ class VisionTransformerConfig:
             gate.
         axial_attention: Whether each block is two, whose tokens attend along the height and then
             along the width (Axial-ViT, D.6); it needs `class_token=False`.
+        dynamic_image_size: Whether the model takes images of any height and width that patches
+            fill.  Learned positions are those of `image_size`, interpolated inside the model.
+        partial_patches: Whether rows and columns at the end that fill no patch are left out, as
+            published models of 384 px in patches of 14 leave them out; else they are an error.
+        position_resize: The rule by which learned positions are interpolated, a name of
+            `keras_vit.resize_rules.RULES`; None is that of the file's own library, and `"aligned"`,
+            the official one, in a new model.
         use_head_bias: Whether the head has a bias; CLIP's projection has none.
         head_bias: initial value of the head's bias; -10 for sigmoid pre-training on ImageNet-21k.
 
@@ -114,6 +123,9 @@ class VisionTransformerConfig:
     qk_norm: bool = field(False, optional_part=True)
     gated_mlp: bool = field(False, optional_part=True)
     axial_attention: bool = field(False, optional_part=True, tells_presets=True)
+    dynamic_image_size: bool = field(False, chosen_at_load=True)
+    partial_patches: bool = field(False, optional_part=True)
+    position_resize: str | None = field(None, chosen_at_load=True)
     use_head_bias: bool = field(True, optional_part=True)
     head_bias: float = field(0.0, chosen_at_load=True, in_recipe=True)
 
@@ -128,6 +140,9 @@ class VisionTransformerConfig:
             pooling=POOLINGS,
             gelu=GELUS,
             final_norm=FINAL_NORMS,
+            dynamic_image_size=(False, True),
+            partial_patches=(False, True),
+            position_resize=(None, *resize_rules.RULES),
         )
         if type(self.num_registers) is not int or not 0 <= self.num_registers < 1 << 16:
             raise ValueError(
@@ -153,8 +168,8 @@ class VisionTransformerConfig:
                 "`num_heads` must divide `hidden_size`. "
                 f"Received: num_heads={self.num_heads}, hidden_size={self.hidden_size}"
             )
-        height, width = self.feature_size
-        if height < 1 or height % self.patch_size[0] or width < 1 or width % self.patch_size[1]:
+        fits = zip(self.feature_size, self.patch_size, strict=True)
+        if any(s < p or (s % p and not self.partial_patches) for s, p in fits):
             raise ValueError(
                 f"the patches must fill the image: `patch_size` {self.patch_size} does not divide "
                 f"{self.feature_size}. Received: image_size={self.image_size}"
@@ -164,6 +179,12 @@ class VisionTransformerConfig:
     def num_leading_tokens(self):
         """How many tokens come before the patches."""
         return self.class_token + self.distillation_token + self.num_registers
+
+    @property
+    def num_leading_positions(self):
+        """How many rows of learned positions come before those of the patches."""
+        registers = 0 if self.register_positions else self.num_registers
+        return self.num_leading_tokens - registers
 
     @property
     def feature_size(self):
@@ -204,6 +225,8 @@ def check_positions(config):
                 "registers that meet positions in every layer must have some of their own. "
                 f"Received: position_location={location!r}, register_positions=False"
             )
+    if config.dynamic_image_size:
+        _check_dynamic(config)
     if config.axial_attention:
         if kind in RELATIVE:
             raise ValueError(
@@ -216,3 +239,39 @@ def check_positions(config):
                 f"{config.num_leading_tokens} other tokens, pooling={config.pooling!r}; give "
                 "class_token=False and pooling='mean'"
             )
+
+
+def _check_dynamic(config):
+    kind, location = config.position_embedding, config.position_location
+    if hasattr(config, "stage_depths") or config.axial_attention or config.partial_patches:
+        raise ValueError(
+            "`dynamic_image_size` is for models whose patches are cut from the image, fill it and "
+            f"attend to all others. Received: a {type(config).__name__} with axial_attention="
+            f"{config.axial_attention}, partial_patches={config.partial_patches}"
+        )
+    if kind not in ("learned", *SINCOS, "none") or location != "stem":
+        raise ValueError(
+            "`dynamic_image_size` needs positions that are added at the stem and known for any "
+            f"grid, 'learned', 'sincos2d', 'sincos2d_mae' or 'none'. Received: {kind!r} at "
+            f"{location!r}"
+        )
+
+
+def check_fixed_size(config, what):
+    """Raises ValueError for a model of images of any size, or whose patches do not fill them.
+
+    Args:
+        config: A model's configuration.
+        what: What needs images of one size, for the message.
+    """
+    if getattr(config, "dynamic_image_size", False):
+        raise ValueError(
+            f"{what} needs images of one size. Received: a model with dynamic_image_size=True; "
+            "give `dynamic_image_size=False` when it is made or loaded"
+        )
+    if getattr(config, "partial_patches", False):
+        size = tuple(n * side for n, side in zip(config.grid, config.patch_size, strict=True))
+        raise ValueError(
+            f"{what} needs images that patches fill. Received: a model for {config.image_size} and "
+            f"patches of {config.patch_size}; give `image_size={size}` when it is loaded"
+        )

@@ -6,7 +6,7 @@ from keras_vit.layers.pooling import TokenGrid
 from keras_vit.layers.windows import WindowedBlock
 from keras_vit.models.features import block_indices
 from keras_vit.models.fields import pair
-from keras_vit.models.vit_config import RELATIVE
+from keras_vit.models.vit_config import RELATIVE, check_fixed_size
 
 
 def windowed_features(model, window=14, global_blocks=None, relative_positions=False):
@@ -31,6 +31,7 @@ def windowed_features(model, window=14, global_blocks=None, relative_positions=F
     config = model.config
     if not hasattr(config, "hidden_size"):
         raise ValueError(f"windows need encoder blocks. Received: {type(model).__name__}")
+    check_fixed_size(config, "attention inside windows")
     kind, location = config.position_embedding, config.position_location
     if config.axial_attention or kind in RELATIVE or location != "stem":
         raise ValueError(

@@ -14,7 +14,7 @@ from keras_vit.models.pixel_model import network_of
 from keras_vit.models.task import ACTIVATIONS, task_of
 from keras_vit.serving import server_files
 from keras_vit.serving.checks import CheckReport, check_saved_model
-from keras_vit.serving.forward import tensorflow_forward
+from keras_vit.serving.forward import free_patch_size, tensorflow_forward
 from keras_vit.serving.options import ServingOptions
 from keras_vit.serving.signatures import ServingModule
 from keras_vit.serving.versions import new_version
@@ -53,7 +53,8 @@ def export(
     `top_k` classes their `class_ids`, `classes` (names) and `probabilities` (B, k).  Of a model of
     several labels there is `present` too, bool (B, C), whether each label reaches its threshold; of
     a regression they return `values` (B, C) alone beside the scores.  `tensors`
-    takes preprocessed float32 (B, h, w, 3) and returns `logits` (B, C).  `features` takes
+    takes preprocessed float32 (B, h, w, 3), of a model with `dynamic_image_size` of any size that
+    patches fill, and returns `logits` (B, C).  `features` takes
     `image_bytes` and returns the output (B, D) of the layer `pre_logits`, if there is one, and
     `attention`, if asked for, what the heads of the last encoder block attend to, (B, k, T, T).
 
@@ -144,6 +145,7 @@ def export_with_report(
         names or [str(class_id) for class_id in range(num_classes)],
         options,
         task,
+        patch_size=free_patch_size(model),
     )
     description = describe(
         model, names, metrics, dataclasses.asdict(options), sorted(module.endpoints)
@@ -225,7 +227,7 @@ def checked_num_classes(model):
         )
     expected = (None, *preprocessing.image_size, 3)
     received = [tuple(tensor.shape) for tensor in model.inputs]
-    if received != [expected]:
+    if received not in ([expected], [(None, None, None, 3)]):
         raise ValueError(f"`model` must take images {expected}. Received inputs: {received}")
     return int(model.outputs[0].shape[-1])
 

@@ -77,6 +77,12 @@ def _storage(variable, options):
     return options.quantization or options.dtype or "float32"
 
 
+def free_patch_size(model):
+    """(P, Q) in pixels of a model whose height and width are free; None for any other."""
+    config = getattr(model, "config", None)
+    return config.patch_size if getattr(config, "dynamic_image_size", False) else None
+
+
 def has_features(model):
     """Whether the model has a layer whose output is the embedding of an image."""
     return any(layer.name == FEATURES_LAYER for layer in model.layers)
@@ -128,7 +134,7 @@ def tensorflow_forward(model, options):
     model = _with_dtype(model, options.dtype)
 
     def function(compute):
-        call = _CALLS[backend](compute)
+        call = _CALLS[backend](compute, free_patch_size(model))
 
         def run(tensors):
             return tf.cast(call([variable.read() for variable in stored], tensors), tf.float32)
@@ -171,15 +177,18 @@ def _computations(model, options):
         yield "attention", computation(block.input, block.attention_probabilities)
 
 
-def _from_jax(compute):
+def _from_jax(compute, patch_size):
     from jax.experimental import jax2tf
 
+    images = "(batch, ...)"
+    if patch_size is not None:
+        images = f"(batch, {patch_size[0]}*h, {patch_size[1]}*w, ...)"
     return jax2tf.convert(
         compute,
-        polymorphic_shapes=[None, "(batch, ...)"],
+        polymorphic_shapes=[None, images],
         with_gradient=False,
         native_serialization_platforms=_JAX_PLATFORMS,
     )
 
 
-_CALLS = {"tensorflow": lambda compute: compute, "jax": _from_jax}
+_CALLS = {"tensorflow": lambda compute, _: compute, "jax": _from_jax}

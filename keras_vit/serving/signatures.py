@@ -27,9 +27,20 @@ class ServingModule(tf.Module):
         class_names: C names.
         options: `ServingOptions`.
         task: the model's `Task`; None is one class an image.
+        patch_size: (P, Q) in pixels of a model that takes `tensors` of any size that patches fill;
+            None where they must have the size that `preprocessing` makes.
     """
 
-    def __init__(self, functions, variables, preprocessing, class_names, options, task=None):
+    def __init__(
+        self,
+        functions,
+        variables,
+        preprocessing,
+        class_names,
+        options,
+        task=None,
+        patch_size=None,
+    ):
         super().__init__(name="keras_vit")
         self.model_variables = variables
         self._functions = functions
@@ -37,7 +48,8 @@ class ServingModule(tf.Module):
         self._class_names = class_names
         self._options = options
         self._task = task or Task()
-        height, width = preprocessing.image_size
+        self._patch_size = patch_size
+        height, width = preprocessing.image_size if patch_size is None else (None, None)
         image_bytes = tf.TensorSpec([None], tf.string, name="image_bytes")
         images = tf.TensorSpec([None, None, None, 3], tf.uint8, name="images")
         tensors = tf.TensorSpec([None, height, width, 3], tf.float32, name="tensors")
@@ -73,10 +85,26 @@ class ServingModule(tf.Module):
         return self._answer(self._functions["logits"](tensors))
 
     def _logits(self, tensors):
-        tensors = self._checked(tensors, (None, *self._preprocessing.image_size, 3))
+        is_free = self._patch_size is not None
+        sides = (None, None) if is_free else self._preprocessing.image_size
+        tensors = self._checked(tensors, (None, *sides, 3))
+        rules = [self._filled(tensors)] if is_free else []
         finite = tf.reduce_all(tf.math.is_finite(tensors))
-        with tf.control_dependencies([_require(finite, "`tensors` must be finite numbers")]):
+        rules.append(_require(finite, "`tensors` must be finite numbers"))
+        with tf.control_dependencies(rules):
             return {"logits": self._functions["logits"](tf.identity(tensors))}
+
+    def _filled(self, tensors):
+        """That patches fill the images, which have no more pixels than may be."""
+        sides = tf.shape(tensors, tf.int64)[1:3]
+        most, pixels = self._options.max_pixels, tf.reduce_prod(sides)
+        whole = tf.reduce_all(tf.equal(sides % self._patch_size, 0))
+        return _require(
+            whole & (pixels > 0) & (pixels <= most),
+            f"`tensors` must be images of 1 to {most} pixels that patches of {self._patch_size} "
+            "fill, these are ",
+            tf.strings.reduce_join(tf.strings.as_string(sides), separator=" x "),
+        )
 
     def _from_bytes(self, name):
         def compute(image_bytes):

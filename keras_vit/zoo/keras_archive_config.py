@@ -9,6 +9,7 @@ from keras_vit.checkpoints.containers.files import HALVES
 from keras_vit.checkpoints.formats.registry import FORMATS
 from keras_vit.errors import CheckpointError
 from keras_vit.models import Preprocessing
+from keras_vit.models.classifier import check_prepared_size
 from keras_vit.models.families import FAMILIES
 from keras_vit.models.task import Task
 from keras_vit.models.vit_config import SINCOS
@@ -75,8 +76,7 @@ def read(path, class_name, stored, num_arrays):
             if num_values > MAX_COMPUTED_VALUES:
                 raise ValueError(f"{num_values} values of positions are more than any model has")
         preprocessing = instance(Preprocessing, stored["preprocessing"])
-        if preprocessing.image_size != config.image_size:
-            raise ValueError("the preprocessing makes images of another size than the model's")
+        check_prepared_size(config, preprocessing)
         return StoredModel(
             config=config,
             preprocessing=preprocessing,

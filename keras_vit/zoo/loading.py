@@ -1,6 +1,7 @@
 """Where models meet checkpoints: models by name, models from files, files from models."""
 
 import concurrent.futures
+import dataclasses
 import os
 
 from keras_vit.checkpoints.patches import adapt_channels, resize_patches
@@ -15,7 +16,7 @@ from keras_vit.models.pixel_model import include_preprocessing as with_preproces
 from keras_vit.models.presets import get_preset, list_models
 from keras_vit.zoo import file_ranges, memory
 from keras_vit.zoo.opening import BIT_SIZE, open_checkpoint
-from keras_vit.zoo.positions import check_size, fit_positions
+from keras_vit.zoo.positions import check_size, fit_positions, resize_rule
 from keras_vit.zoo.saving import save_pretrained
 from keras_vit.zoo.segmentation import find_segmentation, load_segmentation
 
@@ -90,8 +91,11 @@ def from_pretrained(
         num_classes: None keeps the file's head; a number drops head and representation layer and
             starts a new head at zero, as the paper's fine-tuning does; 0 leaves the head out.
         image_size: (height, width) in pixels, or one integer; None keeps that of the file.  Where
-            the number of positions changes, they are interpolated (section 3.2 of the paper).  As
-            in the official code, positions whose number stays the same are taken as they are.
+            the number of positions changes, they are interpolated (section 3.2 of the paper) by the
+            rule of the file's library, which `position_resize` overrides.  As in the official code,
+            positions whose number stays the same are taken as they are.  With
+            `dynamic_image_size=True` the model takes images of any size that patches fill and keeps
+            the file's positions; this is then the size that its preprocessing makes.
         patch_size: (height, width) in pixels, or one integer, of a Vision Transformer's patches;
             another than the file's has its kernel resized by the pseudo-inverse of a bilinear
             resize (FlexiViT, arXiv:2212.08013) and its positions interpolated.
@@ -185,6 +189,11 @@ def build_model(
         fields.pop("use_head_bias", None)
         if "representation_size" in fields:
             fields["representation_size"] = None
+    if overrides.get("dynamic_image_size") and fields.pop("partial_patches", False):
+        del fields["image_size"]  # its rest is left out, which images of other sizes do not have
+        whole = dataclasses.replace(found.architecture, fields=dict(fields))
+        found = dataclasses.replace(found, architecture=whole)
+    own_size = fields.get("image_size")
     fields["image_size"] = _image_size(source, found, image_size)
     asked = {
         **({} if image_size is None else {"image_size": image_size}),
@@ -198,6 +207,9 @@ def build_model(
         if field.endswith("epsilon") and not (isinstance(value, int | float) and 0 <= value < 1):
             raise ValueError(f"`{field}` must be a number in [0, 1). Received: {value!r}")
     config = replace_fields(config, overrides)
+    prepared_size = config.image_size
+    if getattr(config, "dynamic_image_size", False):
+        config, prepared_size = _dynamic(found, config, own_size, image_size)
     check_size(found, config)
 
     preprocessing = found.preprocessing or Preprocessing(image_size=config.image_size)
@@ -209,7 +221,7 @@ def build_model(
         reading = reader.submit(found.read, paths)
         model = family.model_class(
             config,
-            preprocessing=preprocessing.with_image_size(config.image_size),
+            preprocessing=preprocessing.with_image_size(prepared_size),
             class_names=class_names,
             origin=found.origin,
             task=found.task if num_classes is None else None,
@@ -226,6 +238,24 @@ def build_model(
     fit_positions(found, arrays, config)
     _assign(source, model, arrays, new_layers=dropped)
     return model
+
+
+def _dynamic(found, config, own_size, image_size):
+    """A configuration with the file's own grid of positions, and the size of prepared images.
+
+    Positions are interpolated once, inside the model, whatever size was asked for.
+    """
+    prepared_size = config.image_size
+    if image_size is None and own_size is not None and found.preprocessing is not None:
+        prepared_size = found.preprocessing.image_size
+    if found.grid is None:
+        return config, prepared_size
+    rule = resize_rule(found, config)
+    if config.position_embedding == "learned" and rule != "aligned":  # which None stands for
+        config = replace_fields(config, {"position_resize": rule})
+    grid, patch_size = found.grid, config.patch_size
+    table_size = tuple(n * side for n, side in zip(grid, patch_size, strict=True))
+    return replace_fields(config, {"image_size": table_size}), prepared_size
 
 
 def _first_kernel_fields(found, patch_size, in_channels):

@@ -2,6 +2,7 @@
 
 import math
 
+from keras_vit.checkpoints.formats.registry import FORMATS
 from keras_vit.checkpoints.positions import resize_positions, resize_table
 from keras_vit.errors import CheckpointError
 from keras_vit.models.vit_config import RELATIVE
@@ -60,11 +61,26 @@ def fit_positions(found, arrays, config):
         if name in _AXES:
             arrays[path] = resize_table(arrays[path], config.grid[_AXES[name]])
         else:
-            arrays[path] = _on_grid(found, arrays[path], config.grid)
+            arrays[path] = _on_grid(found, arrays[path], config)
 
 
-def _on_grid(found, positions, new_grid):
+def resize_rule(found, config):
+    """The name of the rule by which a file's positions are brought to another grid.
+
+    The configuration's, where it has one; else that of the library whose file it is, or was before
+    it became a `.keras` file.
+    """
+    if config.position_resize is not None:
+        return config.position_resize
+    format_ = FORMATS.get(found.origin.get("format"))
+    if format_ is None:
+        return "aligned"
+    return format_.resize_rule_of(found.architecture, found.origin.get("layout"))
+
+
+def _on_grid(found, positions, config):
     """One table of learned 1-D positions."""
+    new_grid = config.grid
     if keeps_positions(found, new_grid):
         return positions
     prefix = found.architecture.num_leading_positions
@@ -75,5 +91,4 @@ def _on_grid(found, positions, new_grid):
             f"its {patches} positions are those of no square grid, so they cannot be resized to "
             f"{new_grid[0]}x{new_grid[1]}; load it at its own `image_size` first",
         )
-    rule = found.match.format_.resize_rule if found.match else "aligned"
-    return resize_positions(positions, found.grid, new_grid, prefix, rule)
+    return resize_positions(positions, found.grid, new_grid, prefix, resize_rule(found, config))

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import scipy.ndimage
 
-from keras_vit.checkpoints.positions import RESIZE_RULES, interpolation_matrix, resize_positions
+from keras_vit.checkpoints.positions import resize_matrix, resize_positions
+from keras_vit.resize_rules import RULES
 
 # PyTorch's `interpolate` in float32, for each rule; grids that grow, shrink, and both.
 TORCH = pathlib.Path(__file__).parents[1] / "reference" / "torch" / "position_resize.ref.npz"
@@ -80,8 +81,9 @@ def test_interpolation_worked_by_hand():
     assert resize_positions(grid, (3, 3), (1, 1), num_prefix_tokens=0).item() == 0
     for size in range(1, 50):
         for new_size in range(1, 50):
-            matrix = interpolation_matrix(size, new_size)
-            np.testing.assert_allclose(matrix.sum(axis=1), 1, rtol=1e-12)
+            for rule in RULES:
+                matrix = resize_matrix(rule, size, new_size)
+                np.testing.assert_allclose(matrix.sum(axis=1), 1, rtol=1e-12)
 
 
 def test_positions_of_another_grid_are_refused():
@@ -91,7 +93,7 @@ def test_positions_of_another_grid_are_refused():
         resize_positions(np.zeros((1, 1, 3)), (0, 2), (3, 3))
 
 
-@pytest.mark.parametrize("rule", RESIZE_RULES)
+@pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("case", ["up", "down", "much"])
 def test_each_rule_gives_pytorchs_numbers(rule, case, assert_close):
     with np.load(TORCH) as file:

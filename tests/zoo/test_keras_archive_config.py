@@ -65,7 +65,7 @@ CHANGES = {
     "quantized type": (("config", "quantized"), "head", "`quantized` is no list of layers"),
     "quantized bits": (("config", "quantized"), ["head"], r"head/kernel_scale \(2,\) is missing"),
     "names": (("config", "class_names"), ["cat"], "are not 2 texts"),
-    "pixels": (("config", "preprocessing", "image_size"), [8, 8], "images of another size"),
+    "pixels": (("config", "preprocessing", "image_size"), [8, 8], "images of the model.s size"),
     "rule": (("config", "preprocessing", "resize"), "crop", "`resize` must be one of"),
     "origin": (("config", "origin"), {"format": 3}, "no table of texts"),
     "layout": (("config", "origin"), {"format": "vit_jax", "layout": "x"}, "has the layout 'x'"),

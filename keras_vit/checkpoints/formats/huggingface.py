@@ -170,15 +170,13 @@ def _read_vit(view):
     }  # fmt: skip
     if two_heads and not distilled:
         return "a distillation_classifier without a distillation_token"
-    problems = torch_rows.contradictions(
-        config,
-        {
-            "hidden_size": hidden,
-            "num_hidden_layers": depth,
-            "intermediate_size": mlp_dim,
-            "qkv_bias": fields["qkv_bias"],
-        },
-    )
+    shown = {
+        "hidden_size": hidden, "num_hidden_layers": depth, "intermediate_size": mlp_dim,
+        "qkv_bias": fields["qkv_bias"],
+    }  # fmt: skip
+    ends = {"num_labels": "num_classes", "pooler_output_size": "representation_size"}
+    shown |= {name: fields[ours] for name, ours in ends.items() if fields[ours]}
+    problems = torch_rows.contradictions(config, shown)
     if problems:
         return "; ".join(problems)
     family, stride = "vit", 1
@@ -200,6 +198,8 @@ def _read_vit(view):
     cell = [side * stride for side in fields["patch_size"]]
     grid = torch_rows.grid_of(size, cell, positions[1] - leading)
     if family == "vit":
+        grid, rest = torch_rows.patches_of(size, kernel[2:], positions[1] - leading)
+        fields |= rest
         shown = {"patch_size": tuple(kernel[2:]), "num_channels": kernel[1]}
         problems = torch_rows.contradictions(config, shown)
         if size is not None and grid is None:
@@ -394,7 +394,7 @@ HUGGINGFACE = Format(
     folder_file="model.safetensors",
     resize_rule="bicubic",
     layout_for=layout_for,
-    optional_parts=("distillation_token", "qkv_bias"),
+    optional_parts=("distillation_token", "qkv_bias", "partial_patches"),
     left_out=("mask/token",),
     constants={"hybrid": torch_rows.HYBRID_NUMBERS, "bit": torch_rows.BIT_NUMBERS},
 )

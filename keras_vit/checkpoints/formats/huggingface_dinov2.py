@@ -105,13 +105,14 @@ def read_architecture(view):
         "num_classes": classes, "gelu": gelu, "layer_norm_epsilon": epsilon,
     }  # fmt: skip
     problems = _lies(config, fields, width)
-    grid = torch_rows.grid_of(config.get("image_size"), kernel[2:], positions[1] - 1)
-    if grid is None and config.get("image_size") is not None:
-        size, count = config["image_size"], positions[1] - 1
+    size = config.get("image_size")
+    grid, rest = torch_rows.patches_of(size, kernel[2:], positions[1] - 1)
+    if grid is None and size is not None:
+        count = positions[1] - 1
         problems.append(f"config.json says `image_size` {size!r:.100}, not of {count} patches")
     if problems:
         return "; ".join(problems)
-    return Architecture("vit", fields, num_positions=positions[1], grid=grid)
+    return Architecture("vit", {**fields, **rest}, num_positions=positions[1], grid=grid)
 
 
 def _lies(config, fields, width):
@@ -122,9 +123,10 @@ def _lies(config, fields, width):
         "num_channels": fields["in_channels"],
         "qkv_bias": fields["qkv_bias"],
         "use_swiglu_ffn": fields["gated_mlp"],
+        "num_register_tokens": fields["num_registers"],
     }
-    if fields["num_registers"]:
-        shown["num_register_tokens"] = fields["num_registers"]
+    if fields["num_classes"]:
+        shown["num_labels"] = fields["num_classes"]
     problems = torch_rows.contradictions(config, shown)
     said = config.get("model_type", "dinov2")
     if said != _model_type(fields) and "model_type" in config:
@@ -166,6 +168,11 @@ def unsupported(architecture):
 def _gated_widths(hidden):
     """Width of a gated MLP -> its `mlp_ratio`: two thirds, rounded up to a multiple of 8."""
     return {(int(hidden * r * 2 / 3) + 7) // 8 * 8: r for r in range(64, 0, -1)}
+
+
+def resize_rule(architecture, _layout):
+    """transformers smooths the positions of models with registers, and only theirs."""
+    return "bicubic_antialias" if architecture.fields["num_registers"] else "bicubic"
 
 
 def layout_for(_name, architecture, came_in=None):
@@ -239,6 +246,9 @@ HUGGINGFACE_DINOV2 = Format(
     about=huggingface.read_about,
     layout_for=layout_for,
     folder_file="model.safetensors",
-    resize_rule="bicubic",
-    optional_parts=("layer_scale", "num_registers", "mask_token", "qkv_bias", "gated_mlp"),
+    resize_rule=resize_rule,
+    optional_parts=(
+        *("layer_scale", "num_registers", "mask_token", "qkv_bias", "gated_mlp"),
+        "partial_patches",
+    ),
 )

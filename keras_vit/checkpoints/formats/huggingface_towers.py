@@ -122,7 +122,7 @@ def _read_architecture(tower, view):
         **_ends(tower, view),
     }  # fmt: skip
     count = positions[0] - tower.class_token
-    grid = torch_rows.grid_of(config.get("image_size"), kernel[2:], count)
+    grid, rest = torch_rows.patches_of(config.get("image_size"), kernel[2:], count)
     shown = {
         "hidden_size": hidden,
         "intermediate_size": mlp_dim,
@@ -132,6 +132,8 @@ def _read_architecture(tower, view):
     }
     if fields["num_classes"]:
         shown["projection_dim"] = fields["num_classes"]
+    if tower is SIGLIP:
+        shown["vision_use_head"] = fields["pooling"] == "attention"
     problems = torch_rows.contradictions(config, shown)
     projects = f"{tower.architecture}WithProjection"
     if config.get("architectures") == [projects] and not fields["num_classes"]:
@@ -141,7 +143,7 @@ def _read_architecture(tower, view):
         problems.append(f"config.json says `image_size` {size!r:.100}, not of {count} patches")
     if problems:
         return "; ".join(problems)
-    return Architecture("vit", fields, num_positions=positions[0], grid=grid)
+    return Architecture("vit", {**fields, **rest}, num_positions=positions[0], grid=grid)
 
 
 def _ends(tower, view):
@@ -228,7 +230,7 @@ def _format(name, tower, rows, mark, optional_parts):
         layout_for=functools.partial(_layout_for, tower),
         folder_file="model.safetensors",
         resize_rule="bicubic",
-        optional_parts=optional_parts,
+        optional_parts=("partial_patches", *optional_parts),
         left_out=("mask/token",),
     )
 

@@ -148,15 +148,17 @@ def _read_vit(view, arguments, known):
         is_number = type(value) in (int, float) and math.isfinite(value)
         fields["layer_scale"] = float(value) if is_number and value else LAYER_SCALE
     inner = view.vote(*((f"{b}.mlp.{{fc2}}.weight", 1) for b in blocks))
+    stems = [_BACKBONE + stem for stem in ("stem.conv", "conv")]
+    stem_conv = next((stem for stem in stems if view.shape(f"{stem}.weight") is not None), None)
     shown = _shown(fields, view.shape("attn_pool.latent") is not None, mlp_dim == 2 * (inner or 0))
+    pixels = kernel if stem_conv is None else view.shape(f"{stem_conv}.weight")
+    shown["in_chans"] = pixels[1] if len(pixels) == 4 else fields["in_channels"]
     told = _told(fields, arguments, known, shown)
     if isinstance(told, str):
         return told
     told, assumed = told
     fields |= told
     family, stride = "vit", 1
-    stems = [_BACKBONE + stem for stem in ("stem.conv", "conv")]
-    stem_conv = next((stem for stem in stems if view.shape(f"{stem}.weight") is not None), None)
     if stem_conv is not None:
         resnet = torch_rows.resnet_fields(
             view, stem_conv, _BACKBONE + "stages.{}.", "blocks.{}.", torch_rows.HYBRID_NUMBERS
@@ -184,6 +186,9 @@ def _read_vit(view, arguments, known):
     patches = rows - (0 if alone else leading)
     sizes = (view.image_size, arguments.get("img_size"))
     grids = [torch_rows.grid_of(size, cell, patches) for size in sizes]
+    if family == "vit":
+        own, rest = _own_patches(view.facts, sizes[1], cell, patches)
+        grids, fields = [grids[0], own], {**fields, **rest}
     if sizes[1] is not None and grids[1] is None:
         return f"config.json says `img_size` {sizes[1]!r:.100}, which is not of {patches} patches"
     architecture = Architecture(family, fields, grid=grids[1] or grids[0], assumed=assumed)
@@ -303,6 +308,16 @@ def _patches_alone(view, rows, cell, arguments, known, leading):
     return fits or _is_square(rows)
 
 
+def _own_patches(facts, image_size, patch_size, num_patches):
+    """The grid and the rest of the image size that one of two fields of `config.json` tells."""
+    if image_size is None and isinstance(facts.get("pretrained_cfg"), dict):
+        size = facts["pretrained_cfg"].get("input_size")
+        if isinstance(size, list) and len(size) == 3:
+            grid, rest = torch_rows.patches_of(size[1:], patch_size, num_patches)
+            return (grid, rest) if rest else (None, {})
+    return torch_rows.patches_of(image_size, patch_size, num_patches)
+
+
 def _is_square(number):
     return number > 0 and math.isqrt(number) ** 2 == number
 
@@ -314,6 +329,12 @@ def layout_for(_name, architecture, came_in=None):
     if without and fields["class_token"] and came_in in (None, "today"):
         return "patch_positions"
     return came_in
+
+
+def resize_rule(architecture, layout):
+    """timm's, which DINOv2's own code has for models with registers alone."""
+    is_own = layout in ("dinov2", "dinov2_giant") and not architecture.fields["num_registers"]
+    return "bicubic_offset" if is_own else "bicubic_antialias"
 
 
 def unsupported(architecture):
@@ -361,11 +382,11 @@ TIMM = Format(
     side_files=timm_config.side_files,
     about=timm_config.read_about,
     folder_file="model.safetensors",
-    resize_rule="bicubic_antialias",
+    resize_rule=resize_rule,
     optional_parts=(
         *("layer_scale", "num_registers", "register_positions", "distillation_token"),
         *("mask_token", "pre_norm", "final_norm", "patch_bias", "qkv_bias", "qk_norm"),
-        "gated_mlp",
+        *("gated_mlp", "partial_patches"),
     ),
     layout_for=layout_for,
     left_out=("mask/token",),

@@ -175,6 +175,29 @@ def grid_of(image_size, cell, num_patches):
     return grid if min(grid) > 0 and math.prod(grid) == num_patches else None
 
 
+def patches_of(image_size, patch_size, num_patches):
+    """The grid of a plain ViT's image, and the fields of one whose last pixels fill no patch.
+
+    Args:
+        image_size: as in `grid_of`.
+        patch_size: (height, width) in pixels.
+        num_patches: number of patches.
+
+    >>> patches_of(16, (8, 8), 4), patches_of(20, (8, 8), 4)
+    (((2, 2), {}), ((2, 2), {'image_size': (20, 20), 'partial_patches': True}))
+    """
+    sides = [image_size] * 2 if type(image_size) is int else image_size
+    if not isinstance(sides, list | tuple) or not all(type(side) is int for side in sides):
+        return None, {}
+    if len(sides) != 2 or min(patch_size) < 1:
+        return None, {}
+    pairs = list(zip(sides, patch_size, strict=True))
+    grid = grid_of([side - side % patch for side, patch in pairs], patch_size, num_patches)
+    if grid is None or all(side % patch == 0 for side, patch in pairs):
+        return grid, {}
+    return grid, {"image_size": tuple(sides), "partial_patches": True}
+
+
 def gelu_of(config, name, known):
     """Our name of the activation that a `config.json` tells, or None if it is not a known one.
 

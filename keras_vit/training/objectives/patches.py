@@ -11,6 +11,7 @@ import tensorflow as tf
 from keras_vit.models.hybrid import HybridVisionTransformer
 from keras_vit.models.preprocessing import Preprocessing
 from keras_vit.models.vit import VisionTransformer
+from keras_vit.models.vit_config import check_fixed_size
 
 COLOR_LEVELS = 8  # 3 bits a channel
 MAX_COLOR_CHANNELS = 4
@@ -98,6 +99,7 @@ def patches_of(model, objective):
             f"such as ViT-B/16. Received: {type(model).__name__}"
         )
     config = model.config
+    check_fixed_size(config, f"the objective {objective!r}")
     return Patches(config.patch_size, config.grid, config.in_channels, model.preprocessing)
 
 

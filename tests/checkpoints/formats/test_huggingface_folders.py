@@ -210,3 +210,30 @@ def test_no_value_in_a_config_json_is_more_than_a_refusal(name, value, tmp_path)
         except CheckpointError as error:
             message = str(error)
         assert len(message) < 2_000, field
+
+
+@pytest.mark.parametrize("name", ["siglip_vision", "clip_vision", "vit_raw_names", "dinov2"])
+def test_pixels_that_fill_no_patch_are_left_out(name, tmp_path):
+    """As transformers' convolutions do: SigLIP's 384 px in patches of 14 are 27 x 27."""
+    whole = keras_vit.from_pretrained(NAMED / name)
+    height, width = whole.config.image_size
+    folder = written(name, tmp_path, image_size=[height + 3, width + 5])
+    model = keras_vit.from_pretrained(folder)
+    assert model.input_shape[1:3] == (height + 3, width + 5) == model.preprocessing.image_size
+    images = np.random.default_rng(0).uniform(-1, 1, (2, height + 3, width + 5, 3))
+    images = images.astype("float32")
+    expected = whole.predict_on_batch(images[:, :height, :width])
+    np.testing.assert_array_equal(model.predict_on_batch(images), expected)
+    model.save(tmp_path / "m.keras")
+    again = keras_vit.from_pretrained(tmp_path / "m.keras")
+    np.testing.assert_array_equal(again.predict_on_batch(images), expected)
+    path = keras_vit.save_pretrained(model, tmp_path / "again")
+    assert json.loads((path.parent / "config.json").read_text())["image_size"] == [
+        height + 3,
+        width + 5,
+    ]
+    assert keras_vit.from_pretrained(path).config == model.config
+    free = keras_vit.from_pretrained(folder, dynamic_image_size=True)
+    assert free.preprocessing.image_size == (height, width)
+    with pytest.raises(CheckpointError, match="cannot hold `partial_patches` True"):
+        keras_vit.save_pretrained(model, tmp_path / "m.npz", format="big_vision")

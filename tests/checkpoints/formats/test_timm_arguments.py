@@ -192,3 +192,22 @@ def test_every_name_of_the_table_has_known_arguments():
     # F10: what its name alone tells.
     assert table["vit_base_patch16_gap_224"]["num_heads"] == 16
     assert table["vit_base_patch16_siglip_gap_512"].get("act_layer", "gelu") == "gelu"
+
+
+@pytest.mark.parametrize("where", ["model_args", "pretrained_cfg"])
+def test_pixels_that_fill_no_patch_are_left_out(where, tmp_path):
+    name = "vit_base_patch16_siglip_224"
+    whole = keras_vit.from_pretrained(NAMED / name)
+    config = json.loads((NAMED / name / "config.json").read_text())
+    height, width = whole.config.image_size
+    size = [height + 3, width + 1]
+    facts = {"model_args": {**config["model_args"], "img_size": size}}
+    if where == "pretrained_cfg":
+        del facts["model_args"]["img_size"]
+        facts["pretrained_cfg"] = {**config["pretrained_cfg"], "input_size": [3, *size]}
+    model = keras_vit.from_pretrained(changed(name, tmp_path, **facts))
+    assert model.config.image_size == tuple(size)
+    images = np.random.default_rng(0).uniform(-1, 1, (2, *size, 3)).astype("float32")
+    np.testing.assert_array_equal(
+        model.predict_on_batch(images), whole.predict_on_batch(images[:, :height, :width])
+    )
