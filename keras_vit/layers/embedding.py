@@ -40,6 +40,7 @@ class PatchEmbedding(keras.layers.Layer):
             keras.backend.get_uid(self.name)
 
     def build(self, input_shape):
+        self.input_spec = keras.layers.InputSpec(ndim=4, axes={-1: input_shape[-1]})
         self.kernel = self.add_weight(
             name="kernel",
             shape=(*self.patch_size, input_shape[-1], self.hidden_size),

@@ -29,6 +29,13 @@ def test_patch_embedding_contract(check_layer_contract):
     check_layer_contract(PatchEmbedding, arguments, (2, 8, 8, 3), (2, 2, 4, 5))
 
 
+def test_images_of_another_number_of_channels_are_named_as_such():
+    layer = PatchEmbedding(8, (4, 4))
+    layer.build((None, 8, 8, 3))
+    with pytest.raises(ValueError, match=r"expected axis -1 of input shape to have value 3"):
+        layer(np.zeros((1, 8, 8, 1), "float32"))
+
+
 def test_class_token_is_zero_at_first_and_stands_before_the_patches():
     tokens = np.ones((2, 3, 4), "float32")
     outputs = keras.ops.convert_to_numpy(ClassToken()(tokens))

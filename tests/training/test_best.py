@@ -12,7 +12,6 @@ from keras_vit.training.callbacks import StopAfter
 from keras_vit.training.recipe import Recipe
 from keras_vit.training.resume.exact_resume import ExactResume
 from keras_vit.training.run import finetune
-from tests import tiny
 
 RNG = np.random.default_rng(0)
 IMAGES = RNG.integers(0, 256, (22, 8, 8, 3), np.uint8)
@@ -27,13 +26,6 @@ STOPPING = {"monitor": "validation/loss", "patience": 2}
 
 class Killed(Exception):
     """Stands for the end of the process."""
-
-
-@pytest.fixture(scope="module")
-def source(tmp_path_factory):
-    path = tmp_path_factory.mktemp("source") / "model.keras"
-    tiny.make_model().save(path)
-    return path
 
 
 def train(source, workdir, **options):

@@ -11,7 +11,6 @@ from keras_vit.training.class_weights import class_weights, weighted
 from keras_vit.training.recipe import Recipe
 from keras_vit.training.recipe_overrides import parse_overrides
 from keras_vit.training.run import finetune
-from tests import tiny
 
 RNG = np.random.default_rng(0)
 LABELS = np.array([0] * 10 + [1] * 4 + [2] * 2)
@@ -22,13 +21,6 @@ WAYS = [{"class_weights": "balanced"}, {"class_weights": (1, 0, 2)}, {"sampling"
 
 class Killed(Exception):
     """Stands for the end of the process."""
-
-
-@pytest.fixture(scope="module")
-def source(tmp_path_factory):
-    path = tmp_path_factory.mktemp("source") / "model.keras"
-    tiny.make_model().save(path)
-    return path
 
 
 def train(source, workdir, **options):

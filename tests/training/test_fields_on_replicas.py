@@ -5,7 +5,6 @@ import pytest
 
 import keras_vit
 from keras_vit.training.recipe import Recipe
-from tests import tiny
 from tests.train_step.replica_cases import WEIGHTS
 from tests.training.objectives.test_tasks import BRIGHTNESS, HOT, IMAGES
 
@@ -37,13 +36,6 @@ CASES = {
 }
 # Of each kind of loss, of sampling and of tuning.
 QUICK = ("multilabel", "regression", "distillation", "class_weights", "tune_lora", "layer_decay")
-
-
-@pytest.fixture(scope="module")
-def source(tmp_path_factory):
-    path = tmp_path_factory.mktemp("source") / "model.keras"
-    tiny.make_model().save(path)
-    return path
 
 
 def train(source, workdir, **options):

@@ -58,13 +58,6 @@ class Rotation:
         return {}
 
 
-@pytest.fixture(scope="module")
-def source(tmp_path_factory):
-    path = tmp_path_factory.mktemp("source") / "model.keras"
-    tiny.make_model().save(path)
-    return path
-
-
 def own_objects(**changes):
     schedule = keras.optimizers.schedules.CosineDecay(1e-2, 4)
     return {

@@ -45,13 +45,6 @@ class Killed(Exception):
     """Stands for the end of the process."""
 
 
-@pytest.fixture(scope="module")
-def source(tmp_path_factory):
-    path = tmp_path_factory.mktemp("source") / "model.keras"
-    tiny.make_model().save(path)
-    return path
-
-
 def train(source, task, workdir, **options):
     options = {"progress": False, "objective": task, "recipe": RECIPE, **options}
     return finetune(source, DATA[task], workdir, **options)
