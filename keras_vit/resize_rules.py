@@ -15,7 +15,8 @@ def _at(xp, index, cells, weights):
 def _linear(xp, cells, samples, count):
     """Linear with aligned corners: sample i lies at i (n - 1) / (m - 1), a single one at 0."""
     size = cells.shape[0]
-    coordinates = samples * (size - 1) / xp.maximum(count - 1, 1)
+    # The pitch first, as SciPy has it: official trajectories are repeated to its last bit.
+    coordinates = samples * ((size - 1) / xp.maximum(count - 1, 1))
     lower = xp.minimum(xp.floor(coordinates), max(size - 2, 0))
     fraction = coordinates - lower
     upper = xp.minimum(lower + 1, size - 1)
